@@ -1,0 +1,211 @@
+"""What differs between databases: which one tasks live on, its clock, its locks, its passing faults."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    connections,
+    models,
+    router,
+    transaction,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+
+from cq.conf import settings
+
+if TYPE_CHECKING:
+    from cq.models import LogLine, Task, Worker
+
+logger = logging.getLogger("cq")
+
+
+def task_model() -> type[Task[Any]]:
+    """`cq.models.Task`, for the modules that stand below it."""
+    return apps.get_model("cq", "Task")
+
+
+def worker_model() -> type[Worker]:
+    """`cq.models.Worker`, for the modules that stand below it."""
+    return apps.get_model("cq", "Worker")
+
+
+def alias() -> str:
+    """The database that holds the tasks."""
+    return settings().database or router.db_for_write(task_model())
+
+
+def connection() -> BaseDatabaseWrapper:
+    """This thread's connection to it."""
+    return connections[alias()]
+
+
+def later(moment: Any, by: timedelta) -> Any:
+    """`moment` and `by` more, as an expression in the database's own time."""
+    return models.ExpressionWrapper(moment + by, models.DateTimeField())
+
+
+def read_clock() -> datetime:
+    """The database's clock, as a moment: for what is counted from now, on a host that may be wrong."""
+    link = connection()
+    expression = models.ExpressionWrapper(Now(), models.DateTimeField())
+    sql, params = task_model()._base_manager.all().query.get_compiler(alias()).compile(expression)
+    with link.cursor() as cursor:
+        cursor.execute(f"SELECT {sql}", params)
+        value = cursor.fetchone()[0]
+    for convert in link.ops.get_db_converters(expression):
+        value = convert(value, expression, link)
+    return value  # type: ignore[no-any-return]
+
+
+def lock(rows: QuerySet[Any]) -> QuerySet[Any]:
+    """`rows`, to be read under a lock that inserting their subtasks neither waits for nor blocks.
+
+    To be called inside `transaction.atomic()`. SQLite has one lock for all: it is taken by a
+    write that changes nothing, because a read first could only fail later.
+    """
+    features = connections[rows.db].features
+    if features.has_select_for_update:
+        return rows.select_for_update(no_key=features.has_select_for_no_key_update)
+    rows.order_by().update(status=F("status"))
+    return rows
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the database, and not what was asked of it, is to blame, so that trying again helps."""
+    if not isinstance(error, DatabaseError | InterfaceError):
+        return False
+    if busy(error):
+        return True
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state is not None:
+        return state[:2] in _PASSING_CLASSES or state in _PASSING_STATES
+    if cause is not None and cause.args and isinstance(cause.args[0], int):
+        return cause.args[0] in _PASSING_CODES
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    # What psycopg did not hear from the server: it is not to be found, or went away without a word.
+    by_psycopg = cause is not None and type(cause).__module__.startswith("psycopg")
+    return by_psycopg or "connection" in str(error).lower()
+
+
+# PostgreSQL: conflicts, connections; locks, shutdowns, too many clients, a standby after a failover.
+_PASSING_CLASSES = ("40", "08")
+_PASSING_STATES = ("25006", "53300", "55P03", "57P01", "57P02", "57P03", "57P05")
+# MariaDB, MySQL: conflicts and locks; too many clients, shutdown, killed; never or no more connected
+# (0: PyMySQL has closed the socket).
+_PASSING_CODES = (1020, 1205, 1213, 1040, 1053, 1927, 0, 2002, 2003, 2006, 2013, 2055, 4031)
+
+
+def busy(error: BaseException) -> bool:
+    """Whether SQLite refused because another connection was writing."""
+    return isinstance(error, OperationalError) and bool(_LOCKED.search(str(error)))
+
+
+_LOCKED = re.compile(r"database( table| schema)? is locked", re.IGNORECASE)
+
+
+def wrote_since(mark: int) -> bool:
+    """Whether this thread's transaction may have written, given `change_mark()` from before it.
+
+    Only SQLite can tell; elsewhere the answer is yes, and costs nothing.
+    """
+    link = connection()
+    return link.vendor != "sqlite" or link.connection.total_changes != mark
+
+
+def change_mark() -> int:
+    """See `wrote_since`."""
+    link = connection()
+    if link.vendor != "sqlite":
+        return 0
+    link.ensure_connection()
+    return link.connection.total_changes  # type: ignore[no-any-return]
+
+
+def line_model() -> type[LogLine]:
+    """`cq.models.LogLine`, for the modules that stand below it."""
+    return apps.get_model("cq", "LogLine")
+
+
+@contextlib.contextmanager
+def begin_as(mode: str) -> Iterator[None]:
+    """SQLite: transactions begun inside begin DEFERRED or IMMEDIATE, whatever the settings say."""
+    link: Any = connection()
+    if link.vendor != "sqlite":
+        yield
+        return
+    link.ensure_connection()
+    before = link.transaction_mode
+    link.transaction_mode = mode
+    try:
+        yield
+    finally:
+        link.transaction_mode = before
+
+
+def depth() -> int:
+    """How many `atomic` blocks this thread is in, on the tasks' database."""
+    return len(connection().atomic_blocks)
+
+
+def unwind(to: int) -> bool:
+    """Roll back the `atomic` blocks above `to` that somebody forgot to leave; whether there were any."""
+    link = connection()
+    found = len(link.atomic_blocks) > to
+    while len(link.atomic_blocks) > to:
+        error = transaction.TransactionManagementError("left open")
+        link.atomic_blocks[-1].__exit__(type(error), error, None)
+    return found
+
+
+def tidy() -> None:
+    """Between two tasks: healthy connections are kept, whatever CONN_MAX_AGE says; others are closed."""
+    for link in connections.all(initialized_only=True):
+        if link.connection is None and not link.in_atomic_block:
+            continue
+        strange = link.in_atomic_block or not link.get_autocommit()
+        if strange or (link.errors_occurred and not link.is_usable()):
+            discard(link)
+        link.errors_occurred = False
+
+
+def discard(link: BaseDatabaseWrapper) -> None:
+    """Close a connection, whatever state it is in."""
+    link.atomic_blocks.clear()
+    link.savepoint_ids.clear()
+    link.run_on_commit.clear()
+    link.in_atomic_block = False
+    link.closed_in_transaction = False
+    link.needs_rollback = False
+    try:
+        link.close()
+    except Exception as error:  # noqa: BLE001  (it is being thrown away)
+        logger.debug("closing a broken connection: %s", error)
+        link.connection = None
+
+
+def prepare_sqlite(link: BaseDatabaseWrapper) -> None:
+    """SQLite in a worker: readers must not block the writer, and a writer waits for its turn."""
+    if link.vendor != "sqlite":
+        return
+    with link.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 20000")
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "delete":
+            return
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except OperationalError as error:  # somebody is using the file: another time
+            logger.debug("SQLite stays without write-ahead log: %s", error)

@@ -1,0 +1,144 @@
+"""A call to make later: which function, with which arguments and options, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from cq import payload, registry
+from cq.conf import settings
+from cq.exceptions import InvalidCall
+from cq.options import Options
+from cq.registry import Definition
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Signature(Generic[R_co]):
+    """A call to make later. Made by `f.s(1, 2)`; its result will be an `R_co`."""
+
+    definition: Definition
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: Options
+
+    def using(self, **options: Any) -> Signature[R_co]:
+        """A copy with other options."""
+        return dataclasses.replace(self, options=self.options.using(options))
+
+
+class Function(Protocol):
+    """What stands for a function where a call is made later: a task function, with its options."""
+
+    @property
+    def definition(self) -> Definition: ...
+    @property
+    def options(self) -> Options: ...
+
+
+Later = Function | Signature[Any] | str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A signature whose arguments were bound and checked: what a row can be made of."""
+
+    definition: Definition
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: Options
+
+
+def signature(f: Later, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature[Any]:
+    """What `subtask(f, …)` and its like were given, in either style.
+
+    `f, *args, **kwargs`; or `f, args_tuple, kwargs_dict`: a tuple in second place *is* the
+    argument list. With a signature for `f`, further arguments stand before its own.
+    """
+    args, kwargs = _styles(args, kwargs)
+    if isinstance(f, Signature):
+        return dataclasses.replace(f, args=(*args, *f.args), kwargs={**f.kwargs, **kwargs})
+    if isinstance(f, str):
+        definition = registry.get(f)
+        return Signature(definition, tuple(args), kwargs, definition.options)
+    if not isinstance(getattr(f, "definition", None), Definition):
+        raise InvalidCall(f"{f!r} is not a task function: decorate it with @task.")
+    return Signature(f.definition, tuple(args), kwargs, f.options)
+
+
+def call(signed: Signature[Any], before: int = 0) -> Call:
+    """Bind and check the arguments.
+
+    `before` is the number of arguments that are put in front when it runs (`then`: 1).
+    Raises InvalidCall where they do not fit, NotSerializable where JSON can't hold them.
+    """
+    definition = signed.definition
+    try:
+        definition.signature.bind(None, *[None] * before, *signed.args, **signed.kwargs)
+    except TypeError as error:
+        raise InvalidCall(f"{definition.name}: {error}.") from None
+    args, kwargs = payload.arguments(
+        signed.args, signed.kwargs, definition.names[before:], settings().max_payload
+    )
+    return Call(definition, args, kwargs, signed.options)
+
+
+def spread(f: Later, items: Iterable[Any]) -> Iterable[Signature[Any]]:
+    """One signature for each item: a tuple is an argument list, anything else the one argument."""
+    for item in items:
+        args = item if isinstance(item, tuple) else (item,)
+        yield signature(f, (args,), {})
+
+
+def hidden(call_or_task: Any, sensitive: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The values of the sensitive arguments, as text: what must not appear in errors and logs."""
+    wanted = set(sensitive)
+    return [
+        str(leaf)
+        for name, value in _named(call_or_task.args, call_or_task.kwargs, names)
+        if name in wanted
+        for leaf in _leaves(value)
+    ]
+
+
+def _leaves(value: Any) -> Iterable[Any]:
+    """What a person would recognise in `value`: its text and numbers, not its keys."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for entry in value:
+            yield from _leaves(entry)
+    elif value is not None and not isinstance(value, bool):
+        yield value
+
+
+def masked(
+    args: Sequence[Any], kwargs: Mapping[str, Any], sensitive: Iterable[str], names: Sequence[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments with the sensitive ones shown as `***`."""
+    wanted = set(sensitive)
+    shown = [
+        "***" if i < len(names) and names[i] in wanted else value for i, value in enumerate(args)
+    ]
+    return shown, {name: "***" if name in wanted else value for name, value in kwargs.items()}
+
+
+def _named(
+    args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]
+) -> Iterable[tuple[str, Any]]:
+    yield from zip(names, args, strict=False)
+    yield from kwargs.items()
+
+
+def _styles(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    if args and isinstance(args[0], tuple):
+        if len(args) == 1:
+            return args[0], kwargs
+        if len(args) == 2 and isinstance(args[1], Mapping) and not kwargs:
+            return args[0], args[1]
+    return args, kwargs
