@@ -1,0 +1,454 @@
+"""Run one task, from its claim to its end: the only caller of task functions.
+
+The user's exceptions become data here. Nothing that a function does may escape as anything but an
+outcome on its row; a run that is no longer the task's own leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import enum
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from cq import context, database, lifecycle, logs, payload, registry, retry, tracebacks, workflow
+from cq.conf import settings
+from cq.context import How, Run
+from cq.exceptions import Fenced, UnknownTask
+from cq.lifecycle import Outcome
+from cq.options import restored
+from cq.registry import Definition
+from cq.signature import hidden
+from cq.states import Status
+
+if TYPE_CHECKING:
+    from cq.models import Task
+
+logger = logging.getLogger("cq.execution")
+
+LEFTOVERS = 5.0  # seconds that asyncio tasks which a run left behind get to be cancelled
+TRIES = 6
+"""How often an atomic task is run when the database, and not the task, is to blame."""
+
+
+class WorkerBroken(Exception):
+    """An end could not be written at all: this process must go, so that its tasks are rescued."""
+
+
+class _Next(enum.Enum):
+    DONE = "the end is written, and concerns nobody but its parent"
+    SETTLE = "the end is written, and concerns others"
+    AGAIN = "rolled back, and to be run again at once"
+    GONE = "another worker has the task"
+
+
+def execute(task: Task[Any], how: How = "worker") -> None:
+    """Run a claimed task here and now. Raises nothing but WorkerBroken."""
+    step: _Next | None = None
+    for tries in range(TRIES + 1):
+        attempt = _Attempt(task, how, tries)
+        step = attempt.open()
+        if step is None:
+            result, error = _call(attempt)
+            step = attempt.close(result, error)
+        if step is not _Next.AGAIN:
+            break
+    _settle(task, step)
+
+
+async def aexecute(task: Task[Any]) -> None:
+    """The same for an async function, whose transaction is entered and left in its own thread."""
+    step: _Next | None = None
+    for tries in range(TRIES + 1):
+        attempt = _Attempt(task, "worker", tries)
+        step = await sync_to_async(attempt.open)()
+        if step is None:
+            result, error = await _acall(attempt)
+            step = await sync_to_async(attempt.close)(result, error)
+        if step is not _Next.AGAIN:
+            break
+    await sync_to_async(_settle)(task, step)
+
+
+def _call(attempt: _Attempt) -> tuple[Any, BaseException | None]:
+    token = context.enter(attempt.run)
+    try:
+        return invoke(attempt.definition, attempt.run.task, attempt.args, attempt.kwargs), None
+    except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt fail the task, too)
+        return None, error
+    finally:
+        context.leave(token)
+
+
+async def _acall(attempt: _Attempt) -> tuple[Any, BaseException | None]:
+    token = context.enter(attempt.run)
+    call = asyncio.create_task(_awaited(attempt))  # its own, which is all that it can cancel
+    try:
+        return await call
+    except asyncio.CancelledError as error:  # by itself, and then it returned
+        return None, error
+    finally:
+        await _end_leftovers(attempt.run, call)
+        context.leave(token)
+
+
+def keep_track(loop: asyncio.AbstractEventLoop) -> None:
+    """Know which asyncio tasks a run begins on `loop`."""
+
+    def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        made: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **kwargs)
+        run = context.current()
+        if run is not None:
+            run.spawned.add(made)
+            made.add_done_callback(run.spawned.discard)
+        return made
+
+    loop.set_task_factory(make)
+
+
+async def _end_leftovers(run: Run, call: asyncio.Task[Any]) -> None:
+    """What a run left on the loop would write into the next one's transaction."""
+    left = [made for made in run.spawned if made is not call and not made.done()]
+    for made in left:
+        made.cancel()
+    if left:
+        logger.warning(
+            "%s %s ended with %d asyncio task(s) under way; they were cancelled",
+            run.task.func_name,
+            run.task.id,
+            len(left),
+        )
+        await asyncio.wait(left, timeout=LEFTOVERS)
+
+
+async def _awaited(attempt: _Attempt) -> tuple[Any, BaseException | None]:
+    try:
+        function = attempt.definition.function
+        return await function(attempt.run.task, *attempt.args, **attempt.kwargs), None
+    except BaseException as error:  # noqa: BLE001
+        return None, error
+
+
+def invoke(definition: Definition, task: Task[Any], args: Any, kwargs: Any) -> Any:
+    """Call the function; an async one on a loop of its own."""
+    if definition.is_async:
+        return async_to_sync(definition.function)(task, *args, **kwargs)
+    return definition.function(task, *args, **kwargs)
+
+
+def _settle(task: Task[Any], step: _Next | None) -> None:
+    """What the end means for others; the sweep does it where this can't."""
+    if step is _Next.SETTLE:
+        _guarded(workflow.settle, task.id)
+    elif step is _Next.DONE and task.parent_id is not None:
+        _guarded(workflow.complete_above, task.parent_id)
+    elif step is _Next.DONE and (task.attempts or (task.run is not None and task.run.logged)):
+        _guarded(logs.store, task.id)
+
+
+def _guarded(step: Any, task_id: UUID) -> None:
+    for tries in range(TRIES):
+        try:
+            step(task_id)
+        except Exception as error:
+            if not database.passing(error) or tries == TRIES - 1:
+                logger.exception("%s of %s failed; the sweep will do it", step.__name__, task_id)
+                return
+            database.discard(database.connection()) if database.depth() == 0 else None
+            _pause(tries)
+        else:
+            return
+
+
+def _is_expired(task: Task[Any]) -> bool:
+    """Not begun in time. What has begun once may be tried again however late."""
+    if task.expires_at is None or task.started is None or task.failures or task.rescues:
+        return False
+    return bool(task.expires_at <= task.started)
+
+
+class _Attempt:
+    """One run: what it needs, its transaction, and its end."""
+
+    definition: Definition
+    run: Run
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def __init__(self, task: Task[Any], how: How, tries: int) -> None:
+        self.task = task
+        self.how = how
+        self.tries = tries
+        self._block: Any = None
+        self._savepoint: str | None = None
+        self._depth = 0
+        self._mark = 0
+
+    # Begin.
+
+    def open(self) -> _Next | None:
+        """Look up the function, begin the transaction. None: go on and call it."""
+        task = self.task
+        try:
+            task.begun_at = time.monotonic()
+            self.definition = registry.get(task.func_name)
+            self.run = task.run = Run(task, self.definition.options, self.how)
+            self.run.options = restored(self.definition.options, task.options)
+            names = self.definition.names[int(task.passes_result) :]
+            if self.run.options.capture_logs:
+                logs.capture()
+            self.run.hide = hidden(task, self.run.options.sensitive, names)
+            if _is_expired(task):
+                return self._refuse("expired before it began")
+            self._depth = database.depth()
+            # Copies: what a function does to its arguments must not reach its next attempt.
+            self.args, self.kwargs = copy.deepcopy((task.args, task.kwargs))
+            if task.passes_result:
+                self.args = [task.previous.result if task.previous else None, *task.args]
+            self._begin()
+        except UnknownTask as error:
+            return self._refuse(str(error))
+        except Exception as error:
+            if self._is_passing(error):
+                return self._again(error)
+            logger.exception("%s %s could not begin", task.func_name, task.id)
+            self._roll_back(error)
+            return self._write(self._failure(error))
+        return None
+
+    def _refuse(self, error: str) -> _Next:
+        return self._write(Outcome(status=Status.FAILURE, error=error, begun=False))
+
+    def _begin(self) -> None:
+        if not self.task.atomic:
+            if self.how == "serial" and self._depth:
+                self._savepoint = database.connection().savepoint()
+            return
+        mode = "IMMEDIATE" if self.tries else "DEFERRED"
+        with database.begin_as(mode):
+            block = transaction.atomic(using=database.alias())
+            block.__enter__()
+        self._block = block
+        self._mark = database.change_mark()
+
+    # End.
+
+    def close(self, result: Any, error: BaseException | None) -> _Next:
+        """Write the end: with the effects where it succeeded, without them where it failed."""
+        if error is None:
+            step, error = self._succeed(result)
+            if step is not None:
+                return step
+        assert error is not None
+        if isinstance(error, Fenced):
+            return self._fenced(error)
+        if self._is_passing(error):
+            return self._again(error)
+        self._roll_back(error)
+        return self._write(self._failure(error))
+
+    def _succeed(self, result: Any) -> tuple[_Next | None, BaseException | None]:
+        try:
+            self._check_transaction()
+            outcome = self._outcome(result)
+            if self._block is not None and self.how == "worker" and not self._wrote():
+                self._leave()  # SQLite: what only read ends its snapshot before its end is written
+            if self._block is None:
+                return self._write(outcome), None
+            concerns_others = self._finish(outcome)
+        except BaseException as error:  # noqa: BLE001
+            return None, error
+        step = _Next.SETTLE if concerns_others else _Next.DONE
+        try:
+            self._leave()
+        except BaseException as error:
+            # The COMMIT failed, its answer was lost, or a callback of on_commit() raised after it.
+            if not self._committed():
+                return None, error
+            logger.exception(
+                "%s %s was committed; what followed failed", self.task.func_name, self.task.id
+            )
+        return step, None
+
+    def _wrote(self) -> bool:
+        link = database.connection()
+        return bool(link.run_on_commit) or database.wrote_since(self._mark)
+
+    def _finish(self, outcome: Outcome) -> bool:
+        if self.task.run is not None:
+            outcome.changes |= logs.at_end(self.task.run)
+        if outcome.returned is not None:
+            workflow.adopt(self.run, outcome.returned)
+        return lifecycle.finish(self.task, outcome)
+
+    def _leave(self) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            block.__exit__(None, None, None)
+
+    def _check_transaction(self) -> None:
+        """The transaction that was begun is the one that would be committed, whatever was done to it."""
+        link = database.connection()
+        expected = self._depth + (1 if self._block is not None else 0)
+        if link.closed_in_transaction:
+            raise RuntimeError(
+                "the task closed the database connection that its transaction was on"
+            )
+        if len(link.atomic_blocks) > expected:
+            raise RuntimeError("the task left a transaction.atomic() block open")
+        if len(link.atomic_blocks) < expected or (expected and link.needs_rollback):
+            raise RuntimeError(
+                "the task's transaction was broken by an error that it caught; "
+                "put transaction.atomic() around what may fail"
+            )
+        if self._switched_autocommit_off(link):
+            raise RuntimeError("the task switched autocommit off, and left it so")
+
+    @staticmethod
+    def _switched_autocommit_off(link: BaseDatabaseWrapper) -> bool:
+        return link.connection is not None and not link.in_atomic_block and not link.autocommit
+
+    def _outcome(self, result: Any) -> Outcome:
+        run = self.run
+        if isinstance(result, database.task_model()):
+            workflow.check_returned(run.task, result)
+            return Outcome(status=Status.SUCCESS, returned=result, concerns_others=True)
+        stored = payload.result(result, settings().max_payload)
+        return Outcome(status=Status.SUCCESS, result=stored, concerns_others=run.concerns_others)
+
+    def _failure(self, error: BaseException) -> Outcome:
+        task = self.task
+        text, trace = tracebacks.describe(error, self.run.hide)
+        try:
+            delay = retry.next_delay(self.run.options, task.retries, task.failures, error)
+        except Exception as broken:  # noqa: BLE001  (the user's predicate or delay)
+            delay = None
+            more, more_trace = tracebacks.describe(broken, self.run.hide)
+            text += f"; and whether to retry could not be decided: {more}"
+            trace += f"\n\n{more_trace}"
+        # Of the described error, in which sensitive values are hidden, not of the exception itself.
+        if delay is None:
+            logger.error("%s %s failed: %s\n%s", task.func_name, task.id, text, trace)
+            return Outcome(status=Status.FAILURE, error=text, traceback=trace)
+        again = f"{delay.total_seconds():g}"
+        logger.warning(
+            "%s %s failed, and is tried again in %s s: %s", task.func_name, task.id, again, text
+        )
+        return Outcome(status=Status.RETRY, error=text, traceback=trace, delay=delay)
+
+    def _write(self, outcome: Outcome) -> _Next:
+        """An end without effects, in a transaction of its own: what must itself be unable to fail."""
+        tries, refused = 0, False
+        while True:
+            try:
+                with transaction.atomic(using=database.alias()):
+                    concerns_others = self._finish(outcome)
+            except Fenced as error:
+                if tries and self._is_written(outcome):  # by the try whose answer was lost
+                    return _Next.SETTLE
+                return self._fenced(error)
+            except Exception as error:
+                if not self._is_passing(error, atomic=True):
+                    logger.exception("the end of %s %s", self.task.func_name, self.task.id)
+                    if outcome.error == _UNWRITABLE:
+                        raise WorkerBroken from error
+                    if refused:
+                        outcome = Outcome(status=Status.FAILURE, error=_UNWRITABLE)
+                    refused = True
+                self._roll_back(error)
+                if refused and self.how == "worker":  # the task may have done it to the connection
+                    database.discard(database.connection())
+                _pause(tries)
+                tries += 1
+            else:
+                return _Next.SETTLE if concerns_others else _Next.DONE
+
+    def _is_written(self, outcome: Outcome) -> bool:
+        row = lifecycle.tasks().filter(id=self.task.id, claim_no=self.task.claim_no)
+        may_be = {outcome.status, Status.WAITING} - {Status.QUEUED}
+        return row.filter(status__in=may_be, worker_id=self.task.worker_id).exists()
+
+    def _fenced(self, error: BaseException) -> _Next:
+        self._roll_back(error)
+        logger.warning(
+            "fenced: %s %s is no longer run %d of this worker; nothing of it was kept",
+            self.task.func_name,
+            self.task.id,
+            self.task.claim_no,
+        )
+        return _Next.GONE
+
+    def _is_passing(self, error: BaseException, *, atomic: bool | None = None) -> bool:
+        atomic = self.task.atomic if atomic is None else atomic
+        return atomic and self.how == "worker" and database.passing(error)
+
+    def _again(self, error: BaseException) -> _Next:
+        self._roll_back(error)
+        if self.tries >= TRIES - 1:
+            return self._write(self._failure(error))
+        logger.debug("%s %s is run again at once: %s", self.task.func_name, self.task.id, error)
+        _pause(self.tries)
+        self._await_database()
+        return _Next.AGAIN
+
+    def _await_database(self) -> None:
+        """Its being away for a while is one failure, not as many as there are tries in that time."""
+        tries = 0
+        while True:
+            try:
+                database.connection().ensure_connection()
+            except Exception as error:  # noqa: BLE001
+                logger.debug("the database is away: %s", error)
+                database.discard(database.connection())
+                _pause(tries)
+                tries += 1
+            else:
+                return
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo what the run did, and whatever state it left its connection in."""
+        link, self._block = database.connection(), None
+        try:
+            database.unwind(self._depth)
+            strange = link.in_atomic_block or self._switched_autocommit_off(link)
+            if self.how == "worker" and (strange or database.passing(error)):
+                database.discard(link)
+            if self._savepoint is not None and (link.needs_rollback or not link.is_usable()):
+                # It broke the caller's transaction: all that it did goes, or nothing else could be done.
+                link.savepoint_rollback(self._savepoint)
+                link.needs_rollback = False
+        except Exception as broken:  # noqa: BLE001
+            logger.debug("rolling back: %s", broken)
+            if self.how == "worker":
+                database.discard(link)
+
+    def _committed(self) -> bool:
+        """Whether the end that was to be committed is there. Asks by locking the row, until told."""
+        if self.how != "worker":
+            return False
+        tries = 0
+        while True:
+            database.discard(database.connection())
+            try:
+                with transaction.atomic(using=database.alias()):
+                    return not list(database.lock(lifecycle.mine(self.task)).values_list("id"))
+            except Exception as error:
+                if not database.passing(error):
+                    logger.exception("looking for the end of %s", self.task.id)
+                _pause(tries)
+                tries += 1
+
+
+_UNWRITABLE = "it failed, and its error could not be stored; see the worker's log"
+
+
+def _pause(tries: int) -> None:
+    time.sleep(min(0.01 * 2 ** min(tries, 10), 2.0) * random.uniform(0.5, 1.5))

@@ -1,0 +1,183 @@
+"""Log lines and progress on their way out of a running task, and back to whoever watches it.
+
+They leave from a thread of their own, never in the task's transaction: lines to a Redis list where
+the cache is a Redis, else, or when it is away, to a small table; progress to the task's row. Once
+the top task has ended, its lines are stored on its row.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db import transaction
+
+from cq import context, database, logstore, outbox
+from cq.conf import settings
+from cq.tracebacks import clean, redact
+
+if TYPE_CHECKING:
+    from cq.models import Task
+
+task_logger = logging.getLogger("cq.task")
+
+LONGEST_LINE = 10_000
+
+
+def append(
+    task: Task[Any], message: object, level: int, *, publish: bool = True, limit: int | None = None
+) -> None:
+    """One line to `logging` at once, and to the top task's log. Never blocks, never raises for it."""
+    text = _text(message)
+    run = task.run
+    if run is not None:
+        text = redact(text, run.hide)
+    task_logger.log(level, "%s: %s", task.id, text, extra={"task": str(task.id)})
+    keep(task, text, level, publish=publish, limit=limit)
+
+
+def keep(
+    task: Task[Any], text: str, level: int, *, publish: bool = True, limit: int | None = None
+) -> None:
+    """One line to the top task's log alone."""
+    line = {
+        "message": text,
+        "level": level,
+        "timestamp": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "origin": str(task.id),
+    }
+    run = task.run
+    if run is None:
+        outbox.here().put(_root(task), [line], limit)
+        return
+    run.logged = True
+    run.unpublished.append(line)
+    del run.unpublished[: -settings().log_limit]
+    if limit is not None:
+        run.log_trim = limit
+    if publish and run.how == "worker":
+        lines, run.unpublished = run.unpublished, []
+        outbox.here().put(_root(task), lines, limit)
+
+
+def set_progress(task: Task[Any], done: float, total: float | None, message: str) -> None:
+    """A number to watch. Never blocks."""
+    run = task.run
+    progress = (float(done), None if total is None else float(total), _text(message))
+    task.progress_done, task.progress_total, task.progress_message = progress
+    if run is None:
+        outbox.here().put_progress(task, progress)
+        return
+    run.progress = progress
+    if run.how == "worker":
+        outbox.here().put_progress(task, progress)
+
+
+def at_end(run: context.Run) -> dict[str, Any]:
+    """In the transaction that ends a run: write what is left; returns columns to go with the end."""
+    task = run.task
+    if run.logged:
+        if run.how == "worker":
+            outbox.here().put(_root(task), run.unpublished, run.log_trim)
+            run.unpublished = outbox.here().drain(_root(task))
+        logstore.to_table(_root(task), run.unpublished, run.log_trim)
+        if run.how == "worker":
+            _follow(task)
+        # Kept until then: the end may be rolled back, and written again.
+        forget = partial(_forget_first, run.unpublished, len(run.unpublished))
+        transaction.on_commit(forget, using=database.alias(), robust=True)
+    if run.progress is None:
+        return {}
+    outbox.here().forget_progress(task)
+    done, total, message = run.progress
+    return {"progress_done": done, "progress_total": total, "progress_message": message}
+
+
+def _follow(task: Task[Any]) -> None:
+    """Its tree may have been adopted while it ran: what it logged belongs to the new top task."""
+    rows = database.task_model()._base_manager.using(database.alias())
+    # Locked, or it could be adopted between this and its end.
+    root = database.lock(rows.filter(id=task.id)).values_list("root_id", flat=True).first()
+    if root is not None and root != _root(task):
+        logstore.move(_root(task), root)
+
+
+def move(old: UUID, new: UUID) -> None:
+    """`old` was a top task, and now is under `new`, whose log is for all: in that transaction."""
+    rows = database.task_model()._base_manager.using(database.alias())
+    stored = rows.filter(id=old).values_list("log_lines", flat=True).first()
+    if stored:  # it has ended
+        logstore.to_table(new, stored, None)
+    else:
+        logstore.move(old, new)
+
+
+def _forget_first(lines: list[dict[str, Any]], count: int) -> None:
+    del lines[:count]
+
+
+def read(task: Task[Any]) -> list[dict[str, Any]]:
+    """The lines of the tree, or, of a subtask, its own; oldest first."""
+    root = _root(task)
+    lines = task.log_lines if task.id == root else None
+    if lines is None:
+        live = logstore.read(root)
+        # Asked afterwards: the lines may have been stored, and forgotten, while we looked.
+        rows = type(task)._base_manager.using(task._state.db or database.alias())
+        lines = rows.filter(id=root).values_list("log_lines", flat=True).first() or live
+    if task.parent_id is not None:
+        lines = [line for line in lines if line["origin"] == str(task.id)]
+    return lines
+
+
+def store(root: UUID) -> None:
+    """Once the top task has ended: its lines on its row, and nowhere else."""
+    lines = logstore.read(root)
+    if not lines:
+        return
+    rows = database.task_model()._base_manager.using(database.alias())
+    rows.filter(id=root).update(log_lines=lines)
+    logstore.forget(root)
+
+
+def stop() -> None:
+    """Write what waits, and end the thread."""
+    outbox.here().stop()
+
+
+def capture() -> None:
+    """Have what is logged in this process go to the tasks that asked for it, too."""
+    handlers = logging.getLogger().handlers
+    if not any(isinstance(handler, CaptureHandler) for handler in handlers):
+        logging.getLogger().addHandler(CaptureHandler())
+
+
+class CaptureHandler(logging.Handler):
+    """Gives what a task's code logs to the task's own log, where it asked for `capture_logs`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        run = context.current()
+        if run is None or not run.options.capture_logs or record.name == task_logger.name:
+            return
+        try:
+            keep(run.task, redact(_text(record.getMessage()), run.hide), record.levelno)
+        except Exception:  # noqa: BLE001
+            self.handleError(record)
+
+
+def _text(message: object) -> str:
+    try:
+        text = str(message)
+    except Exception as error:  # noqa: BLE001  (a message must not end its task)
+        text = f"<a message whose __str__ raised {type(error).__name__}>"
+    if len(text) > LONGEST_LINE:
+        text = f"{text[:LONGEST_LINE]}… [{len(text) - LONGEST_LINE} characters cut]"
+    return clean(text)
+
+
+def _root(task: Task[Any]) -> UUID:
+    root: UUID = task.root_id or task.id
+    return root

@@ -1,0 +1,234 @@
+"""The periodic repair: dead leases, unsettled tasks, tasks nobody can run, rows to prune.
+
+Any number of workers may do all of it at any time: every step is guarded and idempotent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models.functions import Now
+
+from cq import bell, database, lifecycle, registry, workflow
+from cq.conf import settings
+from cq.lifecycle import tasks
+from cq.states import ACTIVE, DONE, Status
+
+if TYPE_CHECKING:
+    from cq.models import Task, Worker
+
+logger = logging.getLogger("cq.maintenance")
+
+PAGE = 200
+PRUNING = 1.0  # seconds
+WORKERS_KEPT = timedelta(hours=1)
+"""A worker that was only stopped for a while must find its row when it goes on."""
+
+
+def sweep(*, rescues: bool = True) -> None:
+    """All of it once. Without `rescues`, tasks of silent workers are left alone."""
+    steps = (settle_unsettled, break_rings, refuse_unrunnable, prune, forget_workers)
+    for step in (rescue_silent, *steps) if rescues else steps:
+        with _guarded("step", step.__name__):
+            step()
+
+
+@contextlib.contextmanager
+def _guarded(what: str, name: object) -> Iterator[None]:
+    """One bad row keeps nobody from the others, nor one step from the next. An outage ends the sweep."""
+    try:
+        yield
+    except Exception as error:
+        if database.passing(error):
+            raise
+        logger.exception("the sweep goes on without the %s %s", what, name)
+
+
+def forget_workers() -> int:
+    """Delete the rows of those that are gone for good."""
+    gone = workers().filter(seen__lt=database.later(Now(), -WORKERS_KEPT))
+    return gone.delete()[0]
+
+
+def workers() -> QuerySet[Worker]:
+    """All workers, on the database where they live."""
+    return database.worker_model()._base_manager.using(database.alias())
+
+
+def alive() -> QuerySet[Worker]:
+    """Workers whose lease holds, by the database's clock."""
+    return workers().filter(seen__gte=database.later(Now(), -settings().lease))
+
+
+def rescue_silent() -> int:
+    """Take back the tasks of workers whose lease is over. Returns how many."""
+    holder = alive().filter(id=OuterRef("worker_id"))
+    return _rescue(tasks().filter(~Exists(holder), status=Status.RUNNING))
+
+
+def rescue_from(dead: Collection[UUID]) -> int:
+    """Take back the tasks of workers that are known to be dead. Returns how many."""
+    return _rescue(tasks().filter(status=Status.RUNNING, worker_id__in=list(dead)))
+
+
+def _rescue(orphans: QuerySet[Task[Any]]) -> int:
+    return _each(orphans, _rescue_one)
+
+
+def _rescue_one(task: Task[Any]) -> bool:
+    status = lifecycle.rescue(task)
+    if status is None:
+        return False
+    logger.warning("rescued %s %s from a dead worker: %s", task.func_name, task.id, status)
+    if status == Status.QUEUED:
+        bell.ring(task.queue)
+    else:
+        workflow.settle(task.id)
+    return True
+
+
+def settle_unsettled() -> int:
+    """What an end meant for others, where whoever wrote it died before saying so."""
+    # Not by a join: a predecessor that was deleted leaves an id behind, without a constraint.
+    ahead = tasks().filter(id=OuterRef("previous_id"), status__in=ACTIVE)
+    pending = tasks().filter(~Exists(ahead), status=Status.PENDING)
+    return _each(lifecycle.completable(), _settle) + _each(pending, _settle_pending)
+
+
+def _settle(task: Task[Any]) -> bool:
+    workflow.settle(task.id)
+    return True
+
+
+def _settle_pending(task: Task[Any]) -> bool:
+    if task.previous_id is not None and tasks().filter(id=task.previous_id).exists():
+        workflow.settle(task.previous_id)
+    elif task.force_chain:  # its predecessor is gone, and nobody knows any more how it ended
+        if (released := lifecycle.release(task)) is not None:
+            task.status = released
+            bell.announce([task])
+    elif lifecycle.skip(task):
+        workflow.settle(task.id)
+    return True
+
+
+def break_rings() -> int:
+    """Tasks that wait for each other, as each returned the other before it saw that the other had."""
+    waits = tasks().filter(id=OuterRef("returned_id"), status__in=(Status.WAITING, Status.PENDING))
+    # By their ids: when the first of a ring has failed, it is none any more for whoever looks next.
+    return _each(tasks().filter(Exists(waits), status=Status.WAITING), _break_ring)
+
+
+def _break_ring(task: Task[Any]) -> bool:
+    if not _is_in_ring(task) or not lifecycle.break_ring(task):
+        return False
+    logger.error("%s %s returned a task that waits for it", task.func_name, task.id)
+    workflow.settle(task.id)
+    return True
+
+
+def _is_in_ring(task: Task[Any]) -> bool:
+    """Whether what it returned can't end before it does.
+
+    Nothing on the way still runs or will run, and so it stays like this.
+    """
+    found: set[UUID] = set()
+    work = [task]
+    while work:
+        one = work.pop()
+        if one.id in found:
+            continue
+        found.add(one.id)
+        work += tasks().filter(previous_id=one.id, status=Status.PENDING)
+        work += tasks().filter(returned_id=one.id, status=Status.WAITING)
+        above = tasks().filter(id=one.parent_id, status=Status.WAITING)
+        work += [row for row in above if one.parent_run in (None, row.claim_no)]
+    return task.returned_id in found
+
+
+def refuse_unrunnable() -> int:
+    """QUEUED tasks that expired, or whose function no live worker has known for the grace."""
+    expired = tasks().filter(status=Status.QUEUED, expires_at__lte=Now(), failures=0, rescues=0)
+    refused = _each(expired, lambda task: _refuse(task, "expired before it began"))
+    functions = list(alive().values_list("functions", flat=True))
+    if not functions:  # between two workers, nobody can say what the next one knows
+        return refused
+    known = set(registry.names()).union(*functions)
+    old = database.later(Now(), -settings().unknown_task_grace)
+    unknown = tasks().filter(status=Status.QUEUED, ready_at__lt=old).exclude(func_name__in=known)
+    waited = f"it waited for {settings().unknown_task_grace.total_seconds():g} s"
+    return refused + _each(
+        unknown,
+        lambda task: _refuse(
+            task, f"unknown task {task.func_name!r}: no worker has it registered; {waited}"
+        ),
+    )
+
+
+def _refuse(task: Task[Any], error: str) -> bool:
+    if not lifecycle.refuse(task, error):
+        return False
+    logger.error("%s %s: %s", task.func_name, task.id, error)
+    workflow.settle(task.id)
+    return True
+
+
+def prune() -> int:
+    """Delete top tasks, with all under them, whose time to be kept is over. Returns how many rows.
+
+    In small transactions, for a second or so: what is left is for the next sweep.
+    """
+    until, pruned = time.monotonic() + PRUNING, 0
+    while True:
+        ids, rows = _prune_page()
+        pruned += rows
+        if ids < PAGE or time.monotonic() > until:
+            return pruned
+
+
+def _prune_page() -> tuple[int, int]:
+    """How many top tasks went, and how many rows with them."""
+    unfinished = tasks().filter(status__in=ACTIVE)
+    old = tasks().filter(
+        ~Exists(unfinished.filter(previous__root_id=OuterRef("id"))),
+        ~Exists(unfinished.filter(returned__root_id=OuterRef("id"))),
+        prune_at__lte=Now(),
+        parent=None,
+        status__in=DONE,
+    )
+    ids = list(old.order_by("prune_at").values_list("id", flat=True)[:PAGE])
+    if not ids:
+        return 0, 0
+    lines = database.line_model()._base_manager.using(database.alias())
+    lines.filter(root_id__in=ids)._raw_delete(database.alias())
+    for kept in ("previous", "returned"):  # a pointer to what is gone says nothing
+        pointing = tasks().filter(**{f"{kept}__root_id__in": ids}).exclude(root_id__in=ids)
+        tasks().filter(id__in=list(pointing.values_list("id", flat=True))).update(**{kept: None})
+    return len(ids), tasks().filter(root_id__in=ids)._raw_delete(database.alias())
+
+
+def _each(rows: QuerySet[Task[Any]], mend: Callable[[Task[Any]], bool]) -> int:
+    """Mend the rows, page by page of ids: those that can't be helped do not starve those behind them.
+
+    Returns how many there were to mend.
+    """
+    mended = 0
+    last: UUID | None = None
+    while True:
+        page = rows.order_by("id") if last is None else rows.order_by("id").filter(id__gt=last)
+        ids = list(page.values_list("id", flat=True)[:PAGE])
+        for task_id in ids:
+            with _guarded("task", task_id):
+                # One by one, since a row that can't be read would take its page with it.
+                task = rows.filter(id=task_id).first()
+                mended += task is not None and mend(task)
+        if len(ids) < PAGE:
+            return mended
+        last = ids[-1]
