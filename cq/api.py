@@ -1,0 +1,172 @@
+"""What users import: `@task`, and the task function that it makes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from asgiref.sync import markcoroutinefunction, sync_to_async
+
+from cq import context, inline, registry, serial, submission
+from cq.conf import settings
+from cq.exceptions import InvalidOption
+from cq.options import CallOptions, Options, TaskOptions, options_of_function
+from cq.registry import Definition
+from cq.signature import Signature, call, spread
+
+if TYPE_CHECKING:
+    from cq.models import Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskFunction(Generic[P, R]):
+    """A registered function: called, it runs here and now; `delay()` makes a task of it."""
+
+    def __init__(self, definition: Definition, options: Options) -> None:
+        self.definition = definition
+        self.options = options
+        functools.update_wrapper(self, definition.function)
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return self.definition.name
+
+    def __repr__(self) -> str:
+        return f"<task function {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here and now, without a row; an atomic one in `transaction.atomic()`."""
+        return cast("R", inline.call(self.definition, self.options, args, kwargs))
+
+    def s(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """A call to make later."""
+        return Signature(self.definition, args, kwargs, self.options)
+
+    def using(self, **options: Unpack[CallOptions]) -> Self:
+        """A copy with other options. Raises InvalidOption."""
+        return type(self)(self.definition, self.options.using(options))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Task[R]:
+        """Make a task, in the caller's transaction: one INSERT; workers are told once it commits.
+
+        Raises InvalidCall where the arguments do not fit, NotSerializable where JSON can't hold
+        them, UnknownQueue.
+        """
+        return self.delay_args(args, kwargs)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> Task[R]:
+        """`delay()` for async code."""
+        return await self.adelay_args(args, kwargs)
+
+    def delay_args(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Task[R]:
+        """`using(**options).delay(*args, **kwargs)`, for callers that hold the arguments as data."""
+        chosen = self.options.using(options) if options else self.options
+        made = call(Signature(self.definition, tuple(args), kwargs or {}, chosen))
+        task = submission.submit(made)
+        return serial.finished(task) if _serially() else task
+
+    async def adelay_args(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Task[R]:
+        """`delay_args()` for async code."""
+        return await sync_to_async(self.delay_args)(args, kwargs, **options)
+
+    def delay_many(self, items: Iterable[Any]) -> list[Task[R]]:
+        """A task for each item: bulk INSERTs in one transaction, one bell per queue.
+
+        A tuple is an argument list, anything else the one argument.
+        """
+        calls = (call(signed) for signed in spread(self, items))
+        tasks = [task for batch in submission.submit_many(calls) for task in batch]
+        if _serially():
+            for task in tasks:
+                serial.finished(task)
+        return tasks
+
+    async def adelay_many(self, items: Iterable[Any]) -> list[Task[R]]:
+        """`delay_many()` for async code."""
+        return await sync_to_async(self.delay_many)(items)
+
+
+class AsyncTaskFunction(TaskFunction[P, R]):
+    """A registered `async def`: called, it gives a coroutine."""
+
+    def __init__(self, definition: Definition, options: Options) -> None:
+        super().__init__(definition, options)
+        markcoroutinefunction(self)
+
+    def __call__(  # type: ignore[override]  # what an async function's call gives
+        self, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """A coroutine that runs it on the caller's loop, without a row."""
+        return inline.acall(self.definition, self.options, args, kwargs)
+
+
+def _serially() -> bool:
+    run = context.current()
+    return settings().serial and (run is None or run.how != "inline")
+
+
+# The first parameter is left open: `cqt: Task`, `cqt: Task[int]` and a bare `cqt` all fit.
+Sync = Callable[Concatenate[Any, P], R]
+Async = Callable[Concatenate[Any, P], Awaitable[R]]
+
+
+class _Decorator:
+    """What `@task(…)` gives."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, function: Async[P, R]) -> AsyncTaskFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Sync[P, R]) -> TaskFunction[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> TaskFunction[..., Any]:
+        definition = registry.register(function, self._options)
+        made = AsyncTaskFunction if definition.is_async else TaskFunction
+        return made(definition, definition.options)
+
+
+@overload
+def task(function: Async[P, R], /) -> AsyncTaskFunction[P, R]: ...
+@overload
+def task(function: Sync[P, R], /) -> TaskFunction[P, R]: ...
+@overload
+def task(name: str = ..., /, **options: Unpack[TaskOptions]) -> _Decorator: ...
+def task(function: Any = "", /, **options: Any) -> Any:
+    """Register a function as a task: `@task`, `@task("mail.send", retries=3)`, `@task(queue="slow")`.
+
+    The function takes its own task first, then its arguments. Raises InvalidOption and, where two
+    functions want one name, DuplicateTask.
+    """
+    if isinstance(function, str):
+        if function:
+            if "name" in options:
+                raise InvalidOption("'name' is given twice.")
+            options["name"] = function
+        return _Decorator(options_of_function(options))
+    return _Decorator(Options())(function)
