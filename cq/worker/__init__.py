@@ -1,0 +1,1 @@
+"""`cq_runworker`: a supervisor, and the processes that it keeps running."""
