@@ -1,0 +1,448 @@
+"""Tasks and workers to look at in Django's admin. Nothing can be changed here, whatever one's permissions.
+
+What a task was given, wrote or raised is escaped by Django (`format_html`), and cut to a length that
+a page can show; a tree of a million tasks costs a page no more queries than a small one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.html import format_html, format_html_join
+
+from cq import maintenance, registry
+from cq.models import Task, Worker
+from cq.states import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.http import HttpRequest
+
+    TaskAdminBase = admin.ModelAdmin[Task[Any]]
+    WorkerAdminBase = admin.ModelAdmin[Worker]
+else:
+    TaskAdminBase = WorkerAdminBase = admin.ModelAdmin
+
+SUBTASKS_SHOWN = 25
+LINES_SHOWN = 500
+LONGEST = 10_000
+EMPTY = "-"
+
+# What the list does not show, and should not load.
+_HEAVY = ("args", "kwargs", "result", "error", "traceback", "attempts", "log_lines", "options")
+
+
+class ReadOnly:
+    """Nothing is added, changed or deleted; who has the permission to view may look."""
+
+    show_full_result_count = False  # that would be a second COUNT over the whole table
+
+    class Media:
+        css = {"all": ["cq/admin.css"]}
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class KnownFilter(admin.SimpleListFilter):
+    """Values that the project knows, so that none have to be looked up in the table."""
+
+    field = ""
+
+    def known(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [(value, value) for value in sorted(self.known())]
+
+    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(**{self.field: self.value()}) if self.value() else queryset
+
+
+class QueueFilter(KnownFilter):
+    title = "queue"
+    parameter_name = field = "queue"
+
+    def known(self) -> Iterable[str]:
+        return registry.queues()
+
+
+class FunctionFilter(KnownFilter):
+    title = "function"
+    parameter_name = field = "func_name"
+
+    def known(self) -> Iterable[str]:
+        return registry.names()
+
+
+class PlaceFilter(admin.SimpleListFilter):
+    """Whether subtasks are listed too."""
+
+    title = "place"
+    parameter_name = "place"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [("top", "Top tasks"), ("sub", "Subtasks")]
+
+    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(parent__isnull=self.value() == "top")
+
+
+class TaskList(ChangeList):
+    """The list, without the columns that may be large."""
+
+    def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        return super().get_queryset(request, *args, **kwargs).defer(*_HEAVY)
+
+
+@admin.register(Task)
+class TaskAdmin(ReadOnly, TaskAdminBase):
+    list_display = (
+        "name",
+        "shown_status",
+        "queue",
+        "submitted_at",
+        "duration",
+    )
+    list_display_links = ("name",)
+    list_filter = ("status", QueueFilter, FunctionFilter, PlaceFilter)
+    list_per_page = 50
+    search_fields = ("func_name", "label")
+    search_help_text = "A task's id, or part of a label or of a function's name"
+    ordering = ("-submitted",)
+
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    "id",
+                    "func_name",
+                    "label",
+                    "shown_status",
+                    "shown_progress",
+                    "shown_error",
+                    "shown_arguments_",
+                    "shown_result",
+                    "shown_meta",
+                )
+            },
+        ),
+        (
+            "Where and when",
+            {
+                "fields": (
+                    "queue",
+                    "priority",
+                    "submitted_at",
+                    "run_after_at",
+                    "expires_at_",
+                    "started_at",
+                    "finished_at",
+                    "duration",
+                    "pruned_at",
+                )
+            },
+        ),
+        (
+            "Around it",
+            {
+                "fields": (
+                    "shown_parent",
+                    "shown_previous",
+                    "shown_successors",
+                    "shown_returned",
+                    "shown_subtasks",
+                )
+            },
+        ),
+        (
+            "Runs",
+            {"fields": ("shown_options", "shown_attempts", "shown_traceback", "worker_id")},
+        ),
+        ("Log", {"fields": ("shown_log",)}),
+    )
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return TaskList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Task[Any]], search_term: str
+    ) -> tuple[QuerySet[Task[Any]], bool]:
+        try:
+            return queryset.filter(id=UUID(search_term.strip())), False
+        except ValueError:
+            return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="task", ordering="func_name")
+    def name(self, task: Task[Any]) -> str:
+        return f"{task.label} ({task.func_name})" if task.label else task.func_name
+
+    @admin.display(description="status", ordering="status")
+    def shown_status(self, task: Task[Any]) -> str:
+        return _status(task.status)
+
+    @admin.display(description="submitted", ordering="submitted")
+    def submitted_at(self, task: Task[Any]) -> str:
+        return _moment(task.submitted)
+
+    @admin.display(description="started", ordering="started")
+    def started_at(self, task: Task[Any]) -> str:
+        return _moment(task.started)
+
+    @admin.display(description="finished", ordering="finished")
+    def finished_at(self, task: Task[Any]) -> str:
+        return _moment(task.finished)
+
+    @admin.display(description="not before")
+    def run_after_at(self, task: Task[Any]) -> str:
+        return _moment(task.run_after)
+
+    @admin.display(description="expires")
+    def expires_at_(self, task: Task[Any]) -> str:
+        return _moment(task.expires_at)
+
+    @admin.display(description="kept until")
+    def pruned_at(self, task: Task[Any]) -> str:
+        return _moment(task.prune_at)
+
+    @admin.display(description="took")
+    def duration(self, task: Task[Any]) -> str:
+        if task.started is None or task.finished is None:
+            return EMPTY
+        return f"{(task.finished - task.started).total_seconds():,.3f} s"
+
+    @admin.display(description="progress")
+    def shown_progress(self, task: Task[Any]) -> str:
+        done, total, message = task.progress
+        if not (done or total):
+            return message or EMPTY
+        return f"{done:g}{'' if total is None else f' of {total:g}'} {message}".strip()
+
+    @admin.display(description="arguments")
+    def shown_arguments_(self, task: Task[Any]) -> str:
+        args, kwargs = task.shown_arguments
+        given = [_json(value) for value in args]
+        given += [f"{name}={_json(value)}" for name, value in kwargs.items()]
+        return _text(",\n".join(given))
+
+    @admin.display(description="result")
+    def shown_result(self, task: Task[Any]) -> str:
+        return _text(_json(task.result)) if task.status == Status.SUCCESS else EMPTY
+
+    @admin.display(description="meta")
+    def shown_meta(self, task: Task[Any]) -> str:
+        return _text(_json(task.meta)) if task.meta else EMPTY
+
+    @admin.display(description="error")
+    def shown_error(self, task: Task[Any]) -> str:
+        return _text(task.error)
+
+    @admin.display(description="traceback")
+    def shown_traceback(self, task: Task[Any]) -> str:
+        return _text(task.traceback)
+
+    @admin.display(description="options")
+    def shown_options(self, task: Task[Any]) -> str:
+        names = ("atomic", "rerun_lost", "force_chain", "retries")
+        return ", ".join(f"{name}={getattr(task, name)}" for name in names)
+
+    @admin.display(description="attempts")
+    def shown_attempts(self, task: Task[Any]) -> str:
+        if not task.attempts:
+            return EMPTY
+        rows = (
+            (
+                entry.get("number", ""),
+                _status(str(entry.get("outcome", ""))),
+                _moment_of(entry.get("started")),
+                _moment_of(entry.get("finished")),
+                str(entry.get("error", ""))[:LONGEST],
+            )
+            for entry in task.attempts[-LINES_SHOWN:]
+        )
+        return format_html(
+            '<table class="cq-table"><tr><th>#</th><th>outcome</th><th>started</th>'
+            "<th>finished</th><th>error</th></tr>{}</table>",
+            format_html_join(
+                "",
+                '<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class="cq-wide">{}</td></tr>',
+                rows,
+            ),
+        )
+
+    @admin.display(description="log")
+    def shown_log(self, task: Task[Any]) -> str:
+        lines = task.logs
+        if not lines:
+            return EMPTY
+        rows = (
+            (
+                _moment_of(line["timestamp"]),
+                logging.getLevelName(line["level"]),
+                line["message"],
+                EMPTY if line["origin"] == str(task.id) else _link(line["origin"], "subtask"),
+            )
+            for line in lines[-LINES_SHOWN:]
+        )
+        return format_html(
+            '<table class="cq-table">{}</table>',
+            format_html_join(
+                "",
+                '<tr><td>{}</td><td>{}</td><td class="cq-wide">{}</td><td>{}</td></tr>',
+                rows,
+            ),
+        )
+
+    @admin.display(description="subtask of")
+    def shown_parent(self, task: Task[Any]) -> str:
+        return _links(_rows(id=task.parent_id)) if task.parent_id else EMPTY
+
+    @admin.display(description="after")
+    def shown_previous(self, task: Task[Any]) -> str:
+        return _links(_rows(id=task.previous_id)) if task.previous_id else EMPTY
+
+    @admin.display(description="followed by")
+    def shown_successors(self, task: Task[Any]) -> str:
+        return _links(_rows(previous_id=task.id)[:SUBTASKS_SHOWN])
+
+    @admin.display(description="returned, and waits for")
+    def shown_returned(self, task: Task[Any]) -> str:
+        return _links(_rows(id=task.returned_id)) if task.returned_id else EMPTY
+
+    @admin.display(description="subtasks")
+    def shown_subtasks(self, task: Task[Any]) -> str:
+        """How many have which status, and the first few: by status, as the index has them."""
+        below = _rows(parent_id=task.id)
+        counts = below.order_by("status").values_list("status").annotate(Count("id"))
+        numbers = [
+            (f"{_list_url()}?parent={task.id}&status__exact={status}", number, _status(status))
+            for status, number in counts
+        ]
+        if not numbers:
+            return EMPTY
+        return format_html(
+            "<div>{}</div>{}",
+            format_html_join(", ", '<a href="{}">{} {}</a>', numbers),
+            _links(below.order_by("status")[:SUBTASKS_SHOWN]),
+        )
+
+
+@admin.register(Worker)
+class WorkerAdmin(ReadOnly, WorkerAdminBase):
+    list_display = ("__str__", "is_alive", "shown_queues", "started_at", "seen_at")
+    ordering = ("-started",)
+    fields = (
+        "id",
+        "host",
+        "pid",
+        "is_alive",
+        "shown_queues",
+        "started_at",
+        "seen_at",
+        "running",
+        "shown_functions",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Worker]:
+        alive = maintenance.alive().filter(id=OuterRef("id"))
+        return super().get_queryset(request).annotate(lease_holds=Exists(alive))
+
+    @admin.display(description="alive", boolean=True)
+    def is_alive(self, worker: Worker) -> bool:
+        return bool(getattr(worker, "lease_holds", False))
+
+    @admin.display(description="queues")
+    def shown_queues(self, worker: Worker) -> str:
+        return ", ".join(worker.queues)
+
+    @admin.display(description="started", ordering="started")
+    def started_at(self, worker: Worker) -> str:
+        return _moment(worker.started)
+
+    @admin.display(description="last seen", ordering="seen")
+    def seen_at(self, worker: Worker) -> str:
+        return _moment(worker.seen)
+
+    @admin.display(description="runs")
+    def running(self, worker: Worker) -> str:
+        held = _rows(status=Status.RUNNING, worker_id=worker.id)
+        return _links(held[:SUBTASKS_SHOWN])
+
+    @admin.display(description="knows")
+    def shown_functions(self, worker: Worker) -> str:
+        return _text("\n".join(worker.functions))
+
+
+def _rows(**conditions: Any) -> QuerySet[Task[Any]]:
+    """Other tasks, with what a link shows of them."""
+    rows: QuerySet[Task[Any]] = Task.objects.filter(**conditions)
+    return rows.only("id", "func_name", "label", "status").order_by("id")
+
+
+def _links(rows: Iterable[Task[Any]]) -> str:
+    found = format_html_join(
+        "",
+        "<div>{} {}</div>",
+        ((_status(task.status), _link(task.id, task.label or task.func_name)) for task in rows),
+    )
+    return format_html("<div>{}</div>", found) if found else EMPTY
+
+
+def _link(task_id: UUID | str, text: str) -> str:
+    url = reverse("admin:cq_task_change", args=[task_id])
+    return format_html('<a href="{}">{}</a>', url, text)
+
+
+def _list_url() -> str:
+    return reverse("admin:cq_task_changelist")
+
+
+def _status(status: str) -> str:
+    return format_html('<span class="cq-status cq-{}">{}</span>', status, status)
+
+
+def _text(text: str) -> str:
+    if not text:
+        return EMPTY
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}… [{len(text) - LONGEST} characters more]"
+    return format_html('<pre class="cq-text">{}</pre>', text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False, indent=2)
+
+
+def _moment(value: datetime | None) -> str:
+    """To the millisecond, which Django's own formats do not show."""
+    if value is None:
+        return EMPTY
+    local = timezone.localtime(value) if timezone.is_aware(value) else value
+    return local.isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
+def _moment_of(text: object) -> str:
+    try:
+        return _moment(parse_datetime(str(text)))
+    except ValueError:
+        return str(text)
