@@ -1,0 +1,28 @@
+"""Every scenario is clean; and is not once a protection of it is taken away."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import bells, durability, sessions, transports, workflows  # noqa: F401
+from tests.faults.lab import SCENARIOS, Scenario
+
+
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(one, id=one.name, marks=one.marks) for one in SCENARIOS]
+)
+def test_protected(scenario, lab):
+    assert scenario.run(lab) == scenario.clean
+
+
+@pytest.mark.parametrize(
+    ("scenario", "lab", "spoilt"),
+    [
+        pytest.param(one, mutant, spoilt, id=f"{one.name}-{mutant}", marks=marks)
+        for one, mutant, spoilt, marks in Scenario.pairs()
+    ],
+    indirect=["lab"],
+)
+def test_unprotected(scenario, lab, spoilt):
+    verdict = scenario.run(lab)
+    assert verdict[spoilt] != scenario.clean[spoilt]

@@ -1,0 +1,71 @@
+"""What mypy must refuse: a comment says which error it finds on the line."""
+
+# ruff: noqa: F841
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from cq import task
+from cq.models import Task
+
+
+@task
+def add(cqt: Task[int], a: int, b: int = 1) -> int:
+    return a + b
+
+
+@task
+def text_of(cqt: Task[str], number: int, unit: str = "m") -> str:
+    return f"{number} {unit}"
+
+
+@task
+async def later(cqt: Task[float], x: float) -> float:
+    return x
+
+
+def calls(cqt: Task[Any]) -> None:
+    add("one")  # E: arg-type
+    add()  # E: call-arg
+    add.delay("one")  # E: arg-type
+    add.delay()  # E: call-arg
+    add.delay(1, 2, 3)  # E: call-arg
+    add.delay(1, c=2)  # E: call-arg
+    add.delay(cqt, 1)  # E: arg-type
+    add.delay((1, 2))  # E: arg-type
+    add.s("one")  # E: arg-type
+    number: str = add(1)  # E: assignment
+    task_of_text: Task[str] = add.delay(1)  # E: assignment
+
+
+async def asynchronous() -> None:
+    await add.adelay("one")  # E: arg-type
+    await later("one")  # E: arg-type
+    await add(1)  # E: misc
+    number: float = later(1.0)  # E: assignment
+
+
+def options() -> None:
+    add.using(priority="high")  # E: arg-type
+    add.using(prority=3)  # E: call-arg
+    add.using(atomic=False)  # E: call-arg
+    task(priority="high")  # E: call-overload
+    task(run_afer=timedelta(0))  # E: call-overload
+
+
+def links(made: Task[int]) -> None:
+    made.subtask(add, "one")  # E: call-overload
+    made.subtask(add)  # E: call-overload
+    made.chain(text_of, "one")  # E: call-overload
+    made.then(text_of, 5)  # E: call-overload
+    made.then(text_of).then(text_of)  # E: call-overload
+    made.then(add).then(add, 3, 4)  # E: call-overload
+    made.subtask(print, 1)  # E: call-overload
+    number: str = made.subtasks(add, [1])  # E: assignment
+    found: Task[str] = made.chain(add, 1)  # E: call-overload
+    made.nothing()  # E: attr-defined
+
+
+@task  # E: arg-type
+def takes_no_task() -> None: ...

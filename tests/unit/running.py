@@ -1,0 +1,32 @@
+"""A worker's work, done in the test's own process and thread: for what needs no second process."""
+
+from __future__ import annotations
+
+import uuid_utils.compat as uuid
+
+from cq import execution, lifecycle, registry
+
+
+def claim(limit=1, queue="default", worker=None):
+    """What a worker would claim now."""
+    return lifecycle.claim(queue, registry.names(), limit, worker or uuid.uuid7())
+
+
+def run_all(queue="default"):
+    """Run what is QUEUED, and what becomes so, one after the other. Returns how many runs that were."""
+    worker, runs = uuid.uuid7(), 0
+    while claimed := claim(1, queue, worker):
+        execution.execute(claimed[0])
+        runs += 1
+    return runs
+
+
+def renewed(*tasks):
+    """The tasks as their rows are now."""
+    for task in tasks:
+        task.refresh_from_db()
+    return tasks[0] if len(tasks) == 1 else tasks
+
+
+def statuses(*tasks):
+    return [str(task.status) for task in map(renewed, tasks)]
