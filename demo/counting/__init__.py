@@ -1,0 +1,1 @@
+"""The app: a page, a command, three task functions, and the report they write."""

@@ -1,0 +1,14 @@
+"""One page to start, one to watch and read, and the numbers that it asks for."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from demo.counting import views
+
+app_name = "counting"
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("counts/<uuid:task_id>/", views.count, name="count"),
+    path("counts/<uuid:task_id>/state/", views.state, name="state"),
+]
