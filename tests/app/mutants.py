@@ -232,9 +232,14 @@ def no_rescue_of_children(patch):
 
 @mutant
 def no_heartbeat(patch):
+    """A worker takes itself for alive, and writes it nowhere."""
     from cq.upkeep import Upkeep
 
-    patch(Upkeep, "_beat", lambda self: self._beat_every)
+    def beat(self):
+        self._last_beat = time.monotonic()
+        return self._beat_every
+
+    patch(Upkeep, "_beat", beat)
 
 
 @mutant
