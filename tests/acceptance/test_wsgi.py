@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_a_wsgi_project_without_any_of_channels_has_tasks(project, tmp_path):
     for one in (worker, web):
         one.terminate()
         assert 0 == one.wait(30)
-    with sqlite3.connect(tmp_path / "db.sqlite3") as rows:
+    with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as rows:
         assert [("SUCCESS", 7)] == rows.execute(
             "select status, count(*) from cq_task group by 1"
         ).fetchall()
@@ -156,5 +157,5 @@ def test_a_script_that_delays_and_ends_at_once_needs_no_layer(project, tmp_path)
     project("-c", "import django; django.setup(); from shop.tasks import add; add.delay(1, 2)")
     assert time.monotonic() - begun < 20
     project("-m", "django", "cq_runworker", "--burst", "--processes", "1")
-    with sqlite3.connect(tmp_path / "db.sqlite3") as rows:
+    with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as rows:
         assert [("SUCCESS", "3")] == rows.execute("select status, result from cq_task").fetchall()
