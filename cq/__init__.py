@@ -1,11 +1,12 @@
 """Durable tasks and workflows for Django, on the Channels machinery that a project already runs."""
 
-from cq.api import AsyncTaskFunction, TaskFunction, task
+from cq.api import AsyncTaskFunction, TaskFunction, Workflow, chain, group, task
 from cq.exceptions import (
     CQError,
     DuplicateTask,
     InvalidCall,
     InvalidOption,
+    NotRetryable,
     NotSerializable,
     ParentFinished,
     Retry,
@@ -23,6 +24,7 @@ __all__ = (
     "DuplicateTask",
     "InvalidCall",
     "InvalidOption",
+    "NotRetryable",
     "NotSerializable",
     "ParentFinished",
     "Retry",
@@ -33,5 +35,8 @@ __all__ = (
     "TooDeep",
     "UnknownQueue",
     "UnknownTask",
+    "Workflow",
+    "chain",
+    "group",
     "task",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import (
@@ -22,9 +23,15 @@ from asgiref.sync import markcoroutinefunction, sync_to_async
 from cq import context, inline, registry, serial, submission
 from cq.conf import settings
 from cq.exceptions import InvalidOption
-from cq.options import CallOptions, Options, TaskOptions, options_of_function
+from cq.options import (
+    CallOptions,
+    ContainerOptions,
+    Options,
+    TaskOptions,
+    options_of_function,
+)
 from cq.registry import Definition
-from cq.signature import Signature, call, spread
+from cq.signature import Container, Signature, call, spread
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -123,6 +130,39 @@ class AsyncTaskFunction(TaskFunction[P, R]):
     ) -> Coroutine[Any, Any, R]:
         """A coroutine that runs it on the caller's loop, without a row."""
         return inline.acall(self.definition, self.options, args, kwargs)
+
+
+class Workflow(Container[R]):
+    """A group or chain of calls: one task, never executed, that ends when its members have."""
+
+    def using(self, **options: Unpack[ContainerOptions]) -> Self:
+        """A copy with other options. Raises InvalidOption."""
+        return dataclasses.replace(self, options=self.chosen(options))
+
+    def delay(self) -> Task[R]:
+        """Make the task and its members, in the caller's transaction."""
+        return serial.door(submission.submit, call(self))
+
+    async def adelay(self) -> Task[R]:
+        """`delay()` for async code."""
+        return await sync_to_async(self.delay)()
+
+
+def group(*members: Signature[R] | Container[R]) -> Workflow[list[R | None]]:
+    """Calls that run side by side; the result is the list of theirs, in order.
+
+    None stands for a member that failed; the group is INCOMPLETE then. Of nothing: SUCCESS, `[]`.
+    Raises InvalidCall for what is no signature.
+    """
+    return Workflow("group", members)
+
+
+def chain(*members: Signature[Any] | Container[Any]) -> Workflow[Any]:
+    """Calls that run one after the other, as by `task.chain()`; the result is that of the last.
+
+    Raises InvalidCall for what is no signature.
+    """
+    return Workflow("chain", members)
 
 
 def _serially() -> bool:

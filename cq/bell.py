@@ -76,6 +76,11 @@ def announce(tasks: Iterable[Task[Any]]) -> None:
     if listener is not None:
         listener.extend(tasks)
         return
+    ring_on_commit(tasks)
+
+
+def ring_on_commit(tasks: Iterable[Task[Any]]) -> None:
+    """The same for tasks that others may look for already, and have passed over."""
     for queue in {task.queue for task in tasks if task.status == Status.QUEUED}:
         transaction.on_commit(partial(ring, queue), using=database.alias(), robust=True)
 

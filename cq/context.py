@@ -47,6 +47,10 @@ class Run:
     progress: tuple[float, float | None, str] | None = None
     spawned: set[Any] = field(default_factory=set)
     """Asyncio tasks that its function began: none of them outlives it."""
+    errorbacks: list[dict[str, Any]] = field(default_factory=list)
+    """What an atomic run added to itself: its end writes it, good or bad."""
+    revokes: list[UUID] = field(default_factory=list)
+    """Itself, or what is above it: to be revoked once it is rolled back."""
     later: list[Task[Any]] = field(default_factory=list)
     """Inline: what this run made, in order, to be run after it."""
 

@@ -37,6 +37,10 @@ class ParentFinished(CQError):
     """A subtask or successor was added under a parent that has already ended."""
 
 
+class NotRetryable(CQError):
+    """`retry()` of a task that did not fail, or that nothing above it can wait for any more."""
+
+
 class TooDeep(CQError):
     """A subtask would be deeper in its tree than `CQ_MAX_DEPTH`."""
 

@@ -19,10 +19,21 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cq import context, database, lifecycle, logs, payload, registry, retry, tracebacks, workflow
+from cq import (
+    context,
+    database,
+    lifecycle,
+    logs,
+    payload,
+    registry,
+    retry,
+    settling,
+    tracebacks,
+    workflow,
+)
 from cq.conf import settings
 from cq.context import How, Run
-from cq.exceptions import Fenced, UnknownTask
+from cq.exceptions import Fenced, Revoked, UnknownTask
 from cq.lifecycle import Outcome
 from cq.options import restored
 from cq.registry import Definition
@@ -147,9 +158,9 @@ def invoke(definition: Definition, task: Task[Any], args: Any, kwargs: Any) -> A
 def _settle(task: Task[Any], step: _Next | None) -> None:
     """What the end means for others; the sweep does it where this can't."""
     if step is _Next.SETTLE:
-        _guarded(workflow.settle, task.id)
+        _guarded(settling.settle, task.id)
     elif step is _Next.DONE and task.parent_id is not None:
-        _guarded(workflow.complete_above, task.parent_id)
+        _guarded(settling.complete_above, task.parent_id)
     elif step is _Next.DONE and (task.attempts or (task.run is not None and task.run.logged)):
         _guarded(logs.store, task.id)
 
@@ -206,6 +217,9 @@ class _Attempt:
             if self.run.options.capture_logs:
                 logs.capture()
             self.run.hide = hidden(task, self.run.options.sensitive, names)
+            if task.is_stray:
+                settling.revoke(task.id)
+                return _Next.GONE
             if _is_expired(task):
                 return self._refuse("expired before it began")
             self._depth = database.depth()
@@ -243,6 +257,8 @@ class _Attempt:
 
     def close(self, result: Any, error: BaseException | None) -> _Next:
         """Write the end: with the effects where it succeeded, without them where it failed."""
+        if self.run.revokes:
+            return self._revoke(error)
         if error is None:
             step, error = self._succeed(result)
             if step is not None:
@@ -287,7 +303,9 @@ class _Attempt:
             outcome.changes |= logs.at_end(self.task.run)
         if outcome.returned is not None:
             workflow.adopt(self.run, outcome.returned)
-        return lifecycle.finish(self.task, outcome)
+        if outcome.begun and outcome.status != Status.RETRY:  # another run adds its own
+            outcome.errorbacks = self.run.errorbacks
+        return settling.finish(self.task, outcome)
 
     def _leave(self) -> None:
         block, self._block = self._block, None
@@ -384,6 +402,13 @@ class _Attempt:
             self.task.id,
             self.task.claim_no,
         )
+        return _Next.GONE
+
+    def _revoke(self, error: BaseException | None) -> _Next:
+        """It revoked itself, or what is above it: nothing of it stays but that."""
+        self._roll_back(error or Revoked())
+        for task_id in self.run.revokes:
+            _guarded(settling.revoke, task_id)
         return _Next.GONE
 
     def _is_passing(self, error: BaseException, *, atomic: bool | None = None) -> bool:

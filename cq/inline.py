@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.db import connections, transaction
 
-from cq import context, database, execution, lifecycle, payload, registry, workflow
+from cq import (
+    context,
+    database,
+    execution,
+    lifecycle,
+    payload,
+    registry,
+    settling,
+    submission,
+    tracebacks,
+    workflow,
+)
 from cq.conf import settings
 from cq.context import Run
-from cq.exceptions import TaskFailed
+from cq.exceptions import Revoked, TaskFailed
 from cq.options import Options, restored
 from cq.registry import Definition
-from cq.states import ERROR, Status
+from cq.states import ANSWERED, ERROR, Status
+from cq.submission import Place
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -68,7 +80,7 @@ class _Step:
         self.definition, self.run, self.args, self.kwargs = definition, run, args, kwargs
 
 
-_Outcome = tuple[Any, Exception | None]
+_Outcome = tuple[Any, Exception | Revoked | None]
 _Steps = Generator[_Step, _Outcome, None]
 
 
@@ -87,7 +99,7 @@ def _called(step: _Step) -> _Outcome:
             return execution.invoke(step.definition, task, step.args, step.kwargs), None
         with transaction.atomic(using=database.alias()):
             return execution.invoke(step.definition, task, step.args, step.kwargs), None
-    except Exception as error:  # noqa: BLE001  (raised again, by answer())
+    except (Exception, Revoked) as error:  # noqa: BLE001  (raised again, by answer())
         return None, error
     finally:
         context.leave(token)
@@ -107,7 +119,7 @@ async def _acalled(step: _Step) -> _Outcome:
             raise
         if block is not None:
             await sync_to_async(block.__exit__)(None, None, None)
-    except Exception as error:  # noqa: BLE001
+    except (Exception, Revoked) as error:  # noqa: BLE001
         return None, error
     else:
         return result, None
@@ -131,13 +143,16 @@ class _Tree:
             queue=options.queue,
             label=options.label,
             meta=dict(options.meta),
+            atomic=options.atomic,
+            fail_fast=options.fail_fast,
         )
         task.root = task
         self._top = Run(task, options, "inline")
         self._step = _Step(definition, self._top, args, kwargs)
         self._tasks: list[Task[Any]] = [task]  # in the order in which they ran
         self._made: list[Task[Any]] = []
-        self._errors: dict[Any, Exception] = {}
+        self._revoked: set[Any] = set()
+        self._errors: dict[Any, Exception | Revoked] = {}
 
     def steps(self) -> _Steps:
         """Asks for one call after the other, and is told how each went."""
@@ -161,32 +176,96 @@ class _Tree:
         self._made += run.later
         if error is None and isinstance(result, database.task_model()):
             error = self._adopt(task, result)
+        own = [made for made in run.later if made.previous is task]
         if error is not None:
             self._fail(task, error)
-            return
-        own = [made for made in run.later if made.previous is task]
-        for made in run.later:
-            if made.previous is not task:
-                yield from self._follow(made, task)
-        self._end(task, result)
+            # A transaction that was rolled back made nothing.
+            own = [] if task.atomic else own
+        else:
+            for made in run.later:
+                if made.previous is not task:
+                    yield from self._follow(made)
+            self._end(task, result)
+        yield from self._answer(task)
         for made in own:
-            yield from self._follow(made, task)
+            yield from self._follow(made)
 
-    def _follow(self, made: Task[Any], maker: Task[Any]) -> _Steps:
+    def _follow(self, made: Task[Any]) -> _Steps:
         previous = made.previous
         self._tasks.append(made)
-        if previous is not None and not (previous.status == Status.SUCCESS or made.force_chain):
+        if self._is_revoked(made):
+            self._revoked.add(made.id)
+            lifecycle.note(made, Status.REVOKED)
+            return
+        if self._fails_fast(made):
+            lifecycle.note(made, Status.REVOKED)
+            return
+        is_free = previous is None or made.is_errorback or made.force_chain
+        if not (is_free or previous.status == Status.SUCCESS):
             lifecycle.note(made, Status.SKIPPED)
             return
+        lifecycle.note(made, Status.RUNNING)
+        if made.container:
+            yield from self._fill(made)
+            return
         definition = registry.get(made.func_name)
-        run = Run(made, restored(definition.options, made.options), "inline")
+        run = self._begun(made, restored(definition.options, made.options))
         args = made.args
         if made.passes_result:
             args = [previous.result if previous is not None else None, *args]
-        lifecycle.note(made, Status.RUNNING)
         yield from self._run(_Step(definition, run, args, made.kwargs))
 
-    def _adopt(self, task: Task[Any], returned: Task[Any]) -> Exception | None:
+    def _begun(self, task: Task[Any], options: Options) -> Run:
+        run = task.run = Run(task, options, "inline")
+        run.revokes = self._top.revokes  # one list for the whole tree
+        return run
+
+    def _fill(self, container: Task[Any]) -> _Steps:
+        """The members of a group or chain, and its end."""
+        run = self._begun(container, Options())
+        previous: Task[Any] | None = None
+        for number, columns in enumerate(container.members):
+            behind = previous if container.container == "chain" else None
+            place = Place(parent=container, previous=behind, member_no=number)
+            previous = self._make(run, columns, place)
+        members = list(run.later)
+        for member in members:
+            yield from self._follow(member)
+        results = [member.result if member.is_ok else None for member in members]
+        last = members[-1].result if members else None
+        self._end(container, results if container.container == "group" else last)
+        yield from self._answer(container)
+
+    def _answer(self, task: Task[Any]) -> _Steps:
+        """The errorbacks of a task that ended badly, told what settling tells them."""
+        if task.status not in ANSWERED:
+            return
+        run = self._begun(task, Options())
+        for kept in task.errorbacks:
+            columns, place = settling.as_answer(task, kept["call"])
+            yield from self._follow(self._make(run, columns, place))
+
+    def _make(self, run: Run, columns: Mapping[str, Any], place: Place) -> Task[Any]:
+        token = context.enter(run)
+        try:
+            made = submission.make(columns, place)
+        finally:
+            context.leave(token)
+        self._made.append(made)
+        return made
+
+    def _is_revoked(self, made: Task[Any]) -> bool:
+        """By revoke(): itself, what it is under, or what it is chained to."""
+        ids = {made.id, made.parent_id, made.previous_id} - {None}
+        return bool(ids & (self._revoked | set(self._top.revokes)))
+
+    def _fails_fast(self, made: Task[Any]) -> bool:
+        parent, spared = made.parent, made.is_errorback or (made.force_chain and made.previous_id)
+        if parent is None or not parent.fail_fast or spared:
+            return False
+        return any(t.parent is parent and t.status in ERROR for t in self._tasks)
+
+    def _adopt(self, task: Task[Any], returned: Task[Any]) -> Exception | Revoked | None:
         """What workflow.adopt does, in memory."""
         if any(returned is one for one in self._waiting_for(task)):
             return workflow.endless(returned)
@@ -231,9 +310,13 @@ class _Tree:
             bad.append(returned)
         return bad
 
-    def _fail(self, task: Task[Any], error: Exception) -> None:
+    def _fail(self, task: Task[Any], error: Exception | Revoked) -> None:
         self._errors[task.id] = error
-        task.error = f"{type(error).__name__}: {error}"
+        if isinstance(error, Revoked):
+            self._revoked.add(task.id)
+            lifecycle.note(task, Status.REVOKED)
+            return
+        task.error, task.traceback = tracebacks.describe(error, [])
         lifecycle.note(task, Status.FAILURE)
         if task is not self._top.task and task.parent_id is None:
             logger.error("%s, made by a direct call, failed", task.func_name, exc_info=error)

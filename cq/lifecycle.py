@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from cq import database
 from cq.conf import settings
 from cq.exceptions import Fenced
-from cq.states import ACTIVE, BIRTH, DONE, ERROR, TRANSITIONS, Status
+from cq.states import ACTIVE, BIRTH, DISOWNS, DONE, ERROR, REVIVALS, TRANSITIONS, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -40,6 +40,8 @@ class Outcome:
     concerns_others: bool = False
     begun: bool = True
     """Whether its function was called: only then was there an attempt."""
+    errorbacks: list[dict[str, Any]] = field(default_factory=list)
+    """Signatures that the run added for the case of a bad end."""
     changes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,7 +74,10 @@ def _born(task: Task[Any]) -> None:
 
 
 def release(task: Task[Any]) -> Status | None:
-    """PENDING to QUEUED, or to SCHEDULED where its time lies ahead. None: another did it."""
+    """PENDING to QUEUED, or to SCHEDULED where its time lies ahead; a container to WAITING.
+
+    Who releases a container fills it, in the same transaction. None: another did it.
+    """
     row = tasks().filter(id=task.id)
     if "run_after" in task.delays:
         ahead = database.later(Now(), timedelta(seconds=task.delays["run_after"]))
@@ -81,13 +86,15 @@ def release(task: Task[Any]) -> Status | None:
         later = _release(row.filter(run_after__gt=Now()), task, Status.SCHEDULED, F("run_after"))
         if later is not None:
             return later
-    return _release(row, task, Status.QUEUED, Now())
+    return _release(row, task, Status.WAITING if task.container else Status.QUEUED, Now())
 
 
 def _release(
     row: QuerySet[Task[Any]], task: Task[Any], target: Status, ready_at: Any
 ) -> Status | None:
     changes = {"ready_at": ready_at}
+    if target == Status.WAITING:
+        changes["members"] = []
     if "expires" in task.delays:
         changes["expires_at"] = database.later(ready_at, timedelta(seconds=task.delays["expires"]))
     return target if _move(row, (Status.PENDING,), target, **changes) else None
@@ -107,13 +114,26 @@ def make_due(limit: int = 1000) -> set[str]:
     Reads first: where nothing is due, nothing is locked.
     """
     waiting = (Status.SCHEDULED, Status.RETRY)
-    due = tasks().filter(status__in=waiting, ready_at__lte=Now()).order_by("ready_at")
+    due = tasks().filter(status__in=waiting, ready_at__lte=Now(), container="")
+    due = due.order_by("ready_at")
     found = list(due.values_list("id", "queue")[:limit])
     if not found:
         return set()
     ids = [found_id for found_id, _ in found]
     moved = _move(tasks().filter(id__in=ids), waiting, Status.QUEUED)
     return {queue for _, queue in found} if moved else set()
+
+
+def due_containers() -> QuerySet[Task[Any]]:
+    """SCHEDULED groups and chains whose time has come."""
+    waiting = tasks().filter(status=Status.SCHEDULED, ready_at__lte=Now())
+    return waiting.exclude(container="")
+
+
+def open_container(task: Task[Any]) -> bool:
+    """SCHEDULED to WAITING, of a container: who does it fills it, in the same transaction."""
+    row = tasks().filter(id=task.id)
+    return bool(_move(row, (Status.SCHEDULED,), Status.WAITING, members=[]))
 
 
 def hurry(task: Task[Any]) -> bool:
@@ -136,7 +156,7 @@ def claim(queue: str, names: Sequence[str], limit: int, worker: UUID) -> list[Ta
                 return won
         return []
     with transaction.atomic(using=queued.db):
-        locked = candidates.annotate(clock=Now()).select_for_update(
+        locked = candidates.annotate(clock=Now(), stray=_is_stray()).select_for_update(
             skip_locked=True, no_key=features.has_select_for_no_key_update
         )
         claimed: list[Any] = list(locked[:limit])
@@ -146,6 +166,7 @@ def claim(queue: str, names: Sequence[str], limit: int, worker: UUID) -> list[Ta
     for task in claimed:
         task.status, task.worker_id, task.started = Status.RUNNING, worker, task.clock
         task.claim_no += 1
+        task.is_stray = task.stray
     return claimed
 
 
@@ -158,7 +179,10 @@ def _take(ids: Sequence[UUID], worker: UUID) -> list[Task[Any]]:
     """Where rows can't be locked while others are skipped: one UPDATE, then see what it won."""
     _move_to_running(ids, worker, Now())
     won = tasks().filter(id__in=ids, status=Status.RUNNING, worker_id=worker)
-    return list(won.order_by("-priority", "ready_at", "id"))
+    taken: list[Any] = list(won.annotate(stray=_is_stray()).order_by("-priority", "ready_at", "id"))
+    for task in taken:
+        task.is_stray = task.stray
+    return taken
 
 
 def _move_to_running(ids: Sequence[UUID], worker: UUID, started: Any) -> None:
@@ -172,11 +196,11 @@ def _move_to_running(ids: Sequence[UUID], worker: UUID, started: Any) -> None:
     )
 
 
-def refuse(task: Task[Any], error: str) -> bool:
+def refuse(task: Task[Any], error: str) -> Status | None:
     """QUEUED to FAILURE, without a run: it expired, or nobody knows its function."""
-    return bool(
-        _move(tasks().filter(id=task.id), (Status.QUEUED,), Status.FAILURE, task, error=error)
-    )
+    row = tasks().filter(id=task.id)
+    refused = _move(row, (Status.QUEUED,), Status.FAILURE, task, error=error)
+    return Status.FAILURE if refused else None
 
 
 # From RUNNING. Every one of these is fenced: it says whose run, and which.
@@ -203,14 +227,20 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
     running = (Status.RUNNING,)
     if plain and _move(mine(task).filter(linked=False), running, Status.SUCCESS, task, **changes):
         return False
-    if outcome.status != Status.SUCCESS:
+    if outcome.status != Status.SUCCESS and not outcome.errorbacks:
         if not _move(mine(task), running, outcome.status, task, **changes):
             raise Fenced
         return True
     with transaction.atomic(using=database.alias(), savepoint=False):
         # Whoever adds something under a task that it does not run under holds this lock.
-        if database.lock(mine(task)).values_list("id").first() is None:
+        locked = database.lock(mine(task)).values_list("errorbacks", flat=True).first()
+        if locked is None:
             raise Fenced
+        if outcome.errorbacks:
+            changes |= {"errorbacks": [*locked, *outcome.errorbacks], "linked": True}
+        if outcome.status != Status.SUCCESS:
+            _move(mine(task), running, outcome.status, task, **changes)
+            return True
         under = outcome.returned is not None or counted_subtasks(task).exists()
         status = Status.WAITING if under else Status.SUCCESS
         if under:
@@ -288,6 +318,48 @@ def rescue(task: Task[Any]) -> Status | None:
     return target if _move(mine(task), (Status.RUNNING,), target, task, **changes) else None
 
 
+# From any that is not final.
+
+
+def revoke(rows: Iterable[Task[Any]]) -> int:
+    """To REVOKED, of rows that the caller has locked in its transaction, those that are not final."""
+    together = []
+    revoked = 0
+    for task in rows:
+        row = tasks().filter(id=task.id)
+        changes: dict[str, Any] = {}
+        if task.status == Status.RUNNING and task.started is not None:
+            changes["attempts"] = [*task.attempts, attempt(task, Status.REVOKED, "revoked")]
+        if changes or task.parent_id is None or _masked(task):
+            revoked += _move(row, ACTIVE, Status.REVOKED, task, **changes)
+        else:
+            together.append(task)
+    if together:
+        ids = [task.id for task in together]
+        # They say nothing else when they end: with a parent, nobody prunes them by themselves.
+        revoked += _move(tasks().filter(id__in=ids), ACTIVE, Status.REVOKED, together[0])
+    return revoked
+
+
+def strays() -> QuerySet[Task[Any]]:
+    """What still runs, or waits to, though what it was made for is over.
+
+    Its parent, or the run of it that made it, is; or the run of its predecessor that chained it.
+    """
+    repeats = Q(claim_no=OuterRef("previous_run"), status__in=(Status.QUEUED, Status.RETRY))
+    over = repeats | Q(claim_no__gt=OuterRef("previous_run"))
+    behind = Q(Exists(tasks().filter(over, id=OuterRef("previous_id"))), status=Status.PENDING)
+    under = Q(_is_stray(), parent_id__isnull=False)
+    return tasks().filter(under | behind, status__in=ACTIVE)
+
+
+def _is_stray() -> Exists:
+    """Whether a row's parent is REVOKED, or disowns what the run made that made the row."""
+    disowned = Q(claim_no=OuterRef("parent_run"), status__in=DISOWNS)
+    over = Q(status=Status.REVOKED) | disowned | Q(claim_no__gt=OuterRef("parent_run"))
+    return Exists(tasks().filter(over, id=OuterRef("parent_id")))
+
+
 # From WAITING.
 
 
@@ -299,9 +371,15 @@ def may_complete(task_id: UUID) -> bool:
 def completable() -> QuerySet[Task[Any]]:
     """WAITING tasks that have nothing unfinished under them."""
     unfinished = tasks().filter(
-        _counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ACTIVE
+        counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ACTIVE
     )
     return tasks().filter(~Exists(unfinished), status=Status.WAITING)
+
+
+def failing() -> QuerySet[Task[Any]]:
+    """WAITING tasks with `fail_fast` of which a subtask has ended in ERROR."""
+    bad = tasks().filter(counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ERROR)
+    return tasks().filter(Exists(bad), status=Status.WAITING, fail_fast=True)
 
 
 def complete(task: Task[Any]) -> Status | None:
@@ -311,7 +389,7 @@ def complete(task: Task[Any]) -> Status | None:
     looked at in a separate statement, which sees every end that was committed before the lock.
     Returns the status it got, or None.
     """
-    with transaction.atomic(using=database.alias()):
+    with transaction.atomic(using=database.alias(), savepoint=False):
         rows = tasks().filter(id=task.id, status=Status.WAITING)
         parent = database.lock(rows).first()
         if parent is None or counted_subtasks(parent).filter(status__in=ACTIVE).exists():
@@ -322,6 +400,8 @@ def complete(task: Task[Any]) -> Status | None:
             if returned.status in ACTIVE:
                 return None
             changes["result"] = returned.result
+        if parent.container:
+            changes["result"] = _result_of_members(parent)
         error = _error_below(parent, returned)
         target = Status.INCOMPLETE if error else Status.SUCCESS
         _move(rows, (Status.WAITING,), target, parent, error=error, **changes)
@@ -330,18 +410,31 @@ def complete(task: Task[Any]) -> Status | None:
 
 def counted_subtasks(task: Task[Any]) -> QuerySet[Task[Any]]:
     """The subtasks that decide: those of the last run, and those made from outside."""
-    return tasks().filter(_counts(task.claim_no), parent_id=task.id)
+    last = Q(parent_run=None) if task.status in DISOWNS else counts(task.claim_no)
+    return tasks().filter(last, parent_id=task.id)
 
 
-def _counts(run: Any) -> Q:
+def counts(run: Any) -> Q:
+    """Whether a subtask decides, given its parent's last run."""
     return Q(parent_run=None) | Q(parent_run=run)
 
 
-def break_ring(task: Task[Any]) -> bool:
+def _result_of_members(container: Task[Any]) -> Any:
+    """A group's: the list in order, None where a member failed. A chain's: its last link's."""
+    members = counted_subtasks(container).filter(member_no__isnull=False).order_by("member_no")
+    if container.container == "chain":
+        last = members.last()
+        return None if last is None else last.result
+    found = members.values_list("status", "result")
+    return [result if status == Status.SUCCESS else None for status, result in found]
+
+
+def break_ring(task: Task[Any]) -> Status | None:
     """WAITING to FAILURE: nothing in its ring could ever end otherwise."""
     error = "it returned a task that waits for it"
     row = tasks().filter(id=task.id)
-    return bool(_move(row, (Status.WAITING,), Status.FAILURE, task, error=error))
+    broken = _move(row, (Status.WAITING,), Status.FAILURE, task, error=error)
+    return Status.FAILURE if broken else None
 
 
 def _error_below(parent: Task[Any], returned: Task[Any] | None) -> str:
@@ -355,6 +448,34 @@ def _error_below(parent: Task[Any], returned: Task[Any] | None) -> str:
     if parent.returned_id and returned is None:
         return "the task it returned is gone"
     return ""
+
+
+# From a final one.
+
+
+def revive(task: Task[Any], target: Status) -> None:
+    """By retry(), of a row that the caller has locked: it has not ended, and what follows may."""
+    assert target in REVIVALS[Status(task.status)], f"{task.status} to {target}"
+    changes: dict[str, Any] = {"error": "", "traceback": "", "finished": None, "prune_at": None}
+    if target == Status.WAITING:  # its own function is done
+        if task.container:
+            changes["members"] = []
+    else:
+        changes |= {
+            "failures": 0,
+            "rescues": 0,
+            "worker_id": None,
+            "started": None,
+            "result": None,
+            "returned_id": None,
+            "expires_at": None,
+            "ready_at": Now(),
+            "progress_done": None,
+            "progress_total": None,
+            "progress_message": "",
+        }
+    tasks().filter(id=task.id, status=task.status).update(status=target, **changes)
+    task.status = target
 
 
 def _move(
@@ -373,10 +494,16 @@ def _move(
         changes.setdefault("finished", Now())
         changes["prune_at"] = _prune_at(task, target)
     if task is not None and target in _FORGETS:
-        args, kwargs = task.shown_arguments
-        if args != task.args or kwargs != task.kwargs:
-            changes |= {"args": args, "kwargs": kwargs}
+        changes |= _masked(task)
     return rows.filter(status__in=sources).order_by().update(status=target, **changes)
+
+
+def _masked(task: Task[Any]) -> dict[str, Any]:
+    """What changes when a row forgets its sensitive arguments."""
+    args, kwargs = task.shown_arguments
+    if args == task.args and kwargs == task.kwargs:
+        return {}
+    return {"args": args, "kwargs": kwargs}
 
 
 def _prune_at(task: Task[Any], status: Status) -> Any:

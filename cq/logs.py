@@ -143,6 +143,14 @@ def store(root: UUID) -> None:
     logstore.forget(root)
 
 
+def reopen(task: Task[Any]) -> None:
+    """A top task that has ended runs again: more lines will come."""
+    if task.log_lines:
+        logstore.take_back(task.id, task.log_lines)
+        rows = database.task_model()._base_manager.using(database.alias())
+        rows.filter(id=task.id).update(log_lines=None)
+
+
 def stop() -> None:
     """Write what waits, and end the thread."""
     outbox.here().stop()

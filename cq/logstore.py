@@ -88,6 +88,15 @@ def forget(root: UUID) -> None:
         logger.debug("the log of %s stays in Redis until it expires: %s", root, error)
 
 
+def take_back(root: UUID, lines: list[dict[str, Any]]) -> None:
+    """Lines that were stored elsewhere are kept here again, in this transaction."""
+    to_table(root, lines, None)
+    client = redis()
+    if client is not None:  # or they would be read twice
+        forget = partial(client.delete, _key(root))
+        transaction.on_commit(forget, using=database.alias(), robust=True)
+
+
 def redis_is_wanted() -> bool:
     """Whether there is a Redis to write to; it may be away."""
     try:

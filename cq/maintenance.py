@@ -16,7 +16,7 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from cq import bell, database, lifecycle, registry, workflow
+from cq import bell, database, lifecycle, registry, settling
 from cq.conf import settings
 from cq.lifecycle import tasks
 from cq.states import ACTIVE, DONE, Status
@@ -34,7 +34,14 @@ WORKERS_KEPT = timedelta(hours=1)
 
 def sweep(*, rescues: bool = True) -> None:
     """All of it once. Without `rescues`, tasks of silent workers are left alone."""
-    steps = (settle_unsettled, break_rings, refuse_unrunnable, prune, forget_workers)
+    steps = (
+        settling.revoke_strays,
+        settle_unsettled,
+        break_rings,
+        refuse_unrunnable,
+        prune,
+        forget_workers,
+    )
     for step in (rescue_silent, *steps) if rescues else steps:
         with _guarded("step", step.__name__):
             step()
@@ -83,14 +90,13 @@ def _rescue(orphans: QuerySet[Task[Any]]) -> int:
 
 
 def _rescue_one(task: Task[Any]) -> bool:
-    status = lifecycle.rescue(task)
+    status = settling.end(task, lifecycle.rescue)
     if status is None:
         return False
     logger.warning("rescued %s %s from a dead worker: %s", task.func_name, task.id, status)
     if status == Status.QUEUED:
         bell.ring(task.queue)
-    else:
-        workflow.settle(task.id)
+    settling.settle(task.id)
     return True
 
 
@@ -99,23 +105,28 @@ def settle_unsettled() -> int:
     # Not by a join: a predecessor that was deleted leaves an id behind, without a constraint.
     ahead = tasks().filter(id=OuterRef("previous_id"), status__in=ACTIVE)
     pending = tasks().filter(~Exists(ahead), status=Status.PENDING)
-    return _each(lifecycle.completable(), _settle) + _each(pending, _settle_pending)
+    return sum(
+        (
+            _each(lifecycle.completable(), _settle),
+            _each(lifecycle.failing(), _settle),
+            _each(pending, _settle_pending),
+        )
+    )
 
 
 def _settle(task: Task[Any]) -> bool:
-    workflow.settle(task.id)
+    settling.settle(task.id)
     return True
 
 
 def _settle_pending(task: Task[Any]) -> bool:
     if task.previous_id is not None and tasks().filter(id=task.previous_id).exists():
-        workflow.settle(task.previous_id)
+        settling.settle(task.previous_id)
     elif task.force_chain:  # its predecessor is gone, and nobody knows any more how it ended
-        if (released := lifecycle.release(task)) is not None:
-            task.status = released
-            bell.announce([task])
+        if settling.release(task) == Status.WAITING:
+            settling.settle(task.id)
     elif lifecycle.skip(task):
-        workflow.settle(task.id)
+        settling.settle(task.id)
     return True
 
 
@@ -127,10 +138,10 @@ def break_rings() -> int:
 
 
 def _break_ring(task: Task[Any]) -> bool:
-    if not _is_in_ring(task) or not lifecycle.break_ring(task):
+    if not _is_in_ring(task) or settling.end(task, lifecycle.break_ring) is None:
         return False
     logger.error("%s %s returned a task that waits for it", task.func_name, task.id)
-    workflow.settle(task.id)
+    settling.settle(task.id)
     return True
 
 
@@ -173,10 +184,10 @@ def refuse_unrunnable() -> int:
 
 
 def _refuse(task: Task[Any], error: str) -> bool:
-    if not lifecycle.refuse(task, error):
+    if settling.end(task, lambda row: lifecycle.refuse(row, error)) is None:
         return False
     logger.error("%s %s: %s", task.func_name, task.id, error)
-    workflow.settle(task.id)
+    settling.settle(task.id)
     return True
 
 

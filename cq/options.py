@@ -34,25 +34,30 @@ _OF_CALL = ("run_after",)
 _FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
 
-class CallOptions(TypedDict, total=False):
+class ContainerOptions(TypedDict, total=False):
+    """What `using()` of a group or chain takes."""
+
+    run_after: datetime | timedelta | None
+    result_ttl: float | timedelta | None
+    fail_fast: bool
+    force_chain: bool
+    label: str
+    meta: Mapping[str, Any]
+
+
+class CallOptions(ContainerOptions, total=False):
     """What `using()` takes."""
 
     queue: str
     priority: int
-    run_after: datetime | timedelta | None
     expires: float | timedelta | datetime | None
     retries: int
     retry_exceptions: Sequence[type_or_predicate]
     retry_delay: Delay | None
     timeout: float | timedelta | None
-    result_ttl: float | timedelta | None
     rerun_lost: bool
-    fail_fast: bool
-    force_chain: bool
     capture_logs: bool
     sensitive: Sequence[str]
-    label: str
-    meta: Mapping[str, Any]
 
 
 class TaskOptions(CallOptions, total=False):

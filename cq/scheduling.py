@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cq import bell, lifecycle
+from cq import bell, lifecycle, settling
 
 PERIOD = 0.25
 """Seconds between two looks: the most that a task may be late on an idle worker."""
@@ -10,6 +10,8 @@ PERIOD = 0.25
 
 def step() -> int:
     """Make due what is due, and ring for it. Returns the number of queues concerned."""
+    for container in lifecycle.due_containers():
+        settling.open_container(container)
     queues = lifecycle.make_due()
     for queue in queues:
         bell.ring(queue)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import uuid_utils.compat as uuid
 
-from cq import bell, context, database, execution, lifecycle
+from cq import bell, context, database, execution, lifecycle, settling
 from cq.conf import settings
 from cq.states import Status
 
@@ -29,17 +29,18 @@ def run(submitted: Iterable[Task[Any]]) -> None:
     with bell.collected() as announced:
         while work:
             task = work.popleft()
-            if task.status in (Status.SCHEDULED, Status.RETRY):
+            if task.container:
+                settling.open_container(task)
+            elif task.status in (Status.SCHEDULED, Status.RETRY):
                 lifecycle.hurry(task)
             claimed = lifecycle.claim_one(task.id, worker)
-            if claimed is None:
-                continue
-            execution.execute(claimed, "serial")
+            if claimed is not None:
+                execution.execute(claimed, "serial")
+                claimed.refresh_from_db(fields=("status",))
+                if claimed.status == Status.RETRY:
+                    work.appendleft(claimed)
             work.extend(announced)
             announced.clear()
-            claimed.refresh_from_db(fields=("status",))
-            if claimed.status == Status.RETRY:
-                work.appendleft(claimed)
 
 
 def door(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

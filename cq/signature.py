@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from cq import payload, registry
 from cq.conf import settings
-from cq.exceptions import InvalidCall
-from cq.options import Options
+from cq.exceptions import InvalidCall, InvalidOption
+from cq.options import ContainerOptions, Options, changed, check_known
 from cq.registry import Definition
 
 R_co = TypeVar("R_co", covariant=True)
@@ -30,6 +30,33 @@ class Signature(Generic[R_co]):
         return dataclasses.replace(self, options=self.options.using(options))
 
 
+@dataclass(frozen=True)
+class Container(Generic[R_co]):
+    """A group or chain of calls to make later: one task that is never executed, over its members."""
+
+    kind: Literal["group", "chain"]
+    members: tuple[Signature[Any] | Container[Any], ...]
+    options: Options = dataclasses.field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        for member in self.members:
+            if not isinstance(member, Signature | Container):
+                raise InvalidCall(
+                    f"{self.kind}() takes signatures, f.s(1, 2), groups and chains; not {member!r}."
+                )
+
+    def chosen(self, given: Mapping[str, Any]) -> Options:
+        """Its options with what `using()` was given, checked. Raises InvalidOption."""
+        known = ContainerOptions.__optional_keys__
+        for name in given:
+            if name not in known:
+                raise InvalidOption(
+                    f"{name!r} says nothing of a {self.kind}, which is never executed: give it to "
+                    f"its members. A {self.kind} has {', '.join(sorted(known))}."
+                )
+        return self.options.using(given)
+
+
 class Function(Protocol):
     """What stands for a function where a call is made later: a task function, with its options."""
 
@@ -39,26 +66,64 @@ class Function(Protocol):
     def options(self) -> Options: ...
 
 
-Later = Function | Signature[Any] | str
+Later = Function | Signature[Any] | Container[Any] | str
 
 
 @dataclass(frozen=True)
 class Call:
     """A signature whose arguments were bound and checked: what a row can be made of."""
 
-    definition: Definition
+    name: str
     args: list[Any]
     kwargs: dict[str, Any]
     options: Options
+    kept: dict[str, Any]
+    """Options that have no column and are not the function's own."""
+    container: str = ""
+    members: tuple[Call, ...] = ()
+
+    def columns(self) -> dict[str, Any]:
+        """What a row says wherever in the graph it stands; as JSON, a signature kept on a row.
+
+        Besides columns, `expires` and `run_after`, which are counted from when the row is made.
+        """
+        options = self.options
+        return {
+            "func_name": self.name,
+            "args": self.args,
+            "kwargs": self.kwargs,
+            "label": options.label,
+            "meta": dict(options.meta),
+            "queue": options.queue,
+            "priority": options.priority,
+            "atomic": options.atomic,
+            "rerun_lost": options.rerun_lost,
+            "fail_fast": options.fail_fast,
+            "force_chain": options.force_chain,
+            "retries": options.retries_allowed,
+            "timeout": options.seconds_allowed,
+            "result_ttl": options.kept_for,
+            "options": self.kept,
+            "container": self.container,
+            "members": [member.columns() for member in self.members],
+            "run_after": options.run_after,
+            "expires": options.expires,
+        }
 
 
-def signature(f: Later, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature[Any]:
+def signature(
+    f: Later, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Signature[Any] | Container[Any]:
     """What `subtask(f, …)` and its like were given, in either style.
 
     `f, *args, **kwargs`; or `f, args_tuple, kwargs_dict`: a tuple in second place *is* the
     argument list. With a signature for `f`, further arguments stand before its own.
     """
     args, kwargs = _styles(args, kwargs)
+    if isinstance(f, Container):
+        if args or kwargs:
+            raise InvalidCall(f"A {f.kind} takes no arguments: give them to its members.")
+        return f
     if isinstance(f, Signature):
         return dataclasses.replace(f, args=(*args, *f.args), kwargs={**f.kwargs, **kwargs})
     if isinstance(f, str):
@@ -69,13 +134,23 @@ def signature(f: Later, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signa
     return Signature(f.definition, tuple(args), kwargs, f.options)
 
 
-def call(signed: Signature[Any], before: int = 0) -> Call:
-    """Bind and check the arguments.
+def call(signed: Signature[Any] | Container[Any], before: int = 0) -> Call:
+    """Bind and check the arguments, and look whether somebody listens to the queue.
 
     `before` is the number of arguments that are put in front when it runs (`then`: 1).
-    Raises InvalidCall where they do not fit, NotSerializable where JSON can't hold them.
+    Raises InvalidCall where they do not fit, NotSerializable where JSON can't hold them,
+    UnknownQueue.
     """
+    if isinstance(signed, Container):
+        if before:
+            raise InvalidCall(
+                f"then() and errorback() give an argument, and a {signed.kind} takes none: use "
+                "chain(), or a task function that makes it."
+            )
+        members = tuple(call(member) for member in signed.members)
+        return Call(f"cq.{signed.kind}", [], {}, signed.options, {}, signed.kind, members)
     definition = signed.definition
+    check_known(signed.options.queue, registry.queues())
     try:
         definition.signature.bind(None, *[None] * before, *signed.args, **signed.kwargs)
     except TypeError as error:
@@ -83,10 +158,11 @@ def call(signed: Signature[Any], before: int = 0) -> Call:
     args, kwargs = payload.arguments(
         signed.args, signed.kwargs, definition.names[before:], settings().max_payload
     )
-    return Call(definition, args, kwargs, signed.options)
+    kept = changed(signed.options, definition.options)
+    return Call(definition.name, args, kwargs, signed.options, kept)
 
 
-def spread(f: Later, items: Iterable[Any]) -> Iterable[Signature[Any]]:
+def spread(f: Later, items: Iterable[Any]) -> Iterable[Signature[Any] | Container[Any]]:
     """One signature for each item: a tuple is an argument list, anything else the one argument."""
     for item in items:
         args = item if isinstance(item, tuple) else (item,)

@@ -35,20 +35,30 @@ ACTIVE = frozenset(
 DONE = frozenset(Status) - ACTIVE
 ERROR = frozenset({Status.FAILURE, Status.INCOMPLETE, Status.LOST, Status.REVOKED})
 
-BIRTH = frozenset({Status.PENDING, Status.SCHEDULED, Status.QUEUED})
+BIRTH = frozenset({Status.PENDING, Status.SCHEDULED, Status.QUEUED, Status.WAITING})
+ANSWERED = frozenset({Status.FAILURE, Status.INCOMPLETE, Status.LOST})  # by errorbacks
+# What the last run made does not count: it ended badly, or the task runs again.
+DISOWNS = frozenset({Status.QUEUED, Status.RETRY, Status.FAILURE, Status.LOST})
 
-# From each status, where a task may go, and what takes it there. A final status has no row.
+# From each status that is not final, where a task may go, and what takes it there.
 TRANSITIONS: dict[Status, dict[Status, str]] = {
     Status.PENDING: {
         Status.QUEUED: "predecessor succeeded",
         Status.SCHEDULED: "predecessor succeeded, its time lies ahead",
+        Status.WAITING: "predecessor succeeded, of a group or chain",
         Status.SKIPPED: "predecessor ended badly",
+        Status.REVOKED: "revoke",
     },
-    Status.SCHEDULED: {Status.QUEUED: "due"},
-    Status.RETRY: {Status.QUEUED: "due"},
+    Status.SCHEDULED: {
+        Status.QUEUED: "due",
+        Status.WAITING: "due, of a group or chain",
+        Status.REVOKED: "revoke",
+    },
+    Status.RETRY: {Status.QUEUED: "due", Status.REVOKED: "revoke"},
     Status.QUEUED: {
         Status.RUNNING: "claim",
         Status.FAILURE: "expired, or unknown to every worker",
+        Status.REVOKED: "revoke",
     },
     Status.RUNNING: {
         Status.SUCCESS: "finish",
@@ -57,12 +67,27 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
         Status.RETRY: "finish by an error, retries left",
         Status.QUEUED: "given back; rescue",
         Status.LOST: "rescue of a begun non-atomic task",
+        Status.REVOKED: "revoke",
     },
     Status.WAITING: {
         Status.SUCCESS: "all under it succeeded",
         Status.INCOMPLETE: "something under it did not",
         Status.FAILURE: "the task it returned waits for it",
+        Status.REVOKED: "revoke",
     },
+}
+
+# The way back from a final status: retry() alone, of the task itself or of what it is under.
+REVIVALS: dict[Status, dict[Status, str]] = {
+    Status.FAILURE: {Status.QUEUED: "retry"},
+    Status.LOST: {Status.QUEUED: "retry"},
+    Status.INCOMPLETE: {Status.WAITING: "retry"},
+    Status.REVOKED: {
+        Status.QUEUED: "retry",
+        Status.PENDING: "retry, of a successor",
+        Status.WAITING: "retry, of a group or chain",
+    },
+    Status.SKIPPED: {Status.PENDING: "retry"},
 }
 
 
@@ -70,7 +95,7 @@ def diagram() -> str:
     """The table above as a Mermaid state diagram; docs/explanation/architecture.md holds its output."""
     lines = ["stateDiagram-v2"]
     lines += [f"    [*] --> {status}" for status in Status if status in BIRTH]
-    for source, targets in TRANSITIONS.items():
+    for source, targets in (TRANSITIONS | REVIVALS).items():
         lines += [f"    {source} --> {target}: {why}" for target, why in targets.items()]
     lines += [f"    {status} --> [*]" for status in Status if status in DONE]
     return "\n".join(lines)

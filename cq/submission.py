@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import islice
@@ -10,60 +11,123 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
-from cq import bell, context, database, lifecycle, registry
+from cq import bell, context, database, lifecycle
 from cq.conf import settings
 from cq.exceptions import TooDeep
-from cq.options import changed, check_known
 from cq.signature import Call
-from cq.states import Status
+from cq.states import DONE, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
 
 
-def submit(
-    call: Call,
-    *,
-    parent: Task[Any] | None = None,
-    parent_run: int | None = None,
-    previous: Task[Any] | None = None,
-    passes_result: bool = False,
-) -> Task[Any]:
-    """One task: one INSERT, in the caller's transaction. With `previous`, it is PENDING."""
-    task = _made(call, parent, parent_run, previous, passes_result, making=_Making())
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in the graph a task is made."""
+
+    parent: Task[Any] | None = None
+    parent_run: int | None = None
+    """The parent's run that it belongs to; None: made from outside."""
+    previous: Task[Any] | None = None
+    previous_run: int | None = None
+    """The predecessor's run that chained it; None: made from outside."""
+    passes_result: bool = False
+    is_errorback: bool = False
+    member_no: int | None = None
+
+
+ALONE = Place()
+
+
+def submit(call: Call, place: Place = ALONE) -> Task[Any]:
+    """One task: one INSERT, in the caller's transaction. Behind what has not ended, it is PENDING.
+
+    A group or chain is inserted together with its members.
+    """
+    return make(call.columns(), place)
+
+
+def make(columns: Mapping[str, Any], place: Place) -> Task[Any]:
+    """The same, of a signature that was kept on a row."""
+    task = _made(columns, place, _Making())
     run = context.current()
     if run is not None and run.how == "inline":
-        _keep(run, [task], parent)
-        return task
-    lifecycle.insert(task)
-    if task.status != Status.PENDING:
-        bell.announce([task])
+        _keep(run, [task], place)
+    elif task.container:
+        _insert_container(task)
+    else:
+        lifecycle.insert(task)
+        _announce([task])
     return task
 
 
-def submit_many(
-    calls: Iterable[Call], *, parent: Task[Any] | None = None, parent_run: int | None = None
-) -> Iterator[list[Task[Any]]]:
+def submit_many(calls: Iterable[Call], place: Place = ALONE) -> Iterator[list[Task[Any]]]:
     """Bulk INSERTs in one transaction, batch by batch as they are asked for; one bell per queue."""
     making = _Making()
-    made = (_made(call, parent, parent_run, None, False, making=making) for call in calls)
+    made = (_made(call.columns(), place, making) for call in calls)
     run = context.current()
     if run is not None and run.how == "inline":
         tasks = list(made)
-        _keep(run, tasks, parent)
+        _keep(run, tasks, place)
         yield tasks
         return
     with transaction.atomic(using=database.alias()):
         while batch := list(islice(made, lifecycle.BATCH)):
-            lifecycle.insert_many(batch)
-            bell.announce(batch)
+            _insert_many(batch)
             yield batch
 
 
-def _keep(run: context.Run, tasks: list[Task[Any]], parent: Task[Any] | None) -> None:
+def _insert_many(batch: list[Task[Any]]) -> None:
+    plain = [task for task in batch if not task.container]
+    lifecycle.insert_many(plain)
+    _announce(plain)
+    for task in batch:
+        if task.container:
+            _insert_container(task)
+
+
+def _announce(made: Iterable[Task[Any]]) -> None:
+    bell.announce([task for task in made if task.status not in (Status.PENDING, Status.WAITING)])
+
+
+def _insert_container(task: Task[Any]) -> None:
+    with transaction.atomic(using=database.alias()):
+        if task.status != Status.WAITING:  # its members wait on the row until then
+            lifecycle.insert(task)
+            _announce([task])
+            return
+        members, task.members = task.members, []
+        lifecycle.insert(task)
+        fill(task, members)
+
+
+def fill(container: Task[Any], members: Iterable[Mapping[str, Any]]) -> None:
+    """Insert the members of a container, in the transaction that makes it WAITING."""
+    making = _Making()
+    made: list[Task[Any]] = []
+    plain: list[Task[Any]] = []
+    for number, columns in enumerate(members):
+        previous = made[-1] if made and container.container == "chain" else None
+        place = Place(parent=container, previous=previous, member_no=number)
+        task = _made(columns, place, making)
+        made.append(task)
+        if previous is not None:
+            previous.linked = True
+        if task.container:
+            _insert_container(task)
+        else:
+            plain.append(task)
+    _insert_many(plain)
+    if all(task.status in DONE for task in made):  # nothing in it, but for groups of nothing
+        lifecycle.complete(container)
+        container.refresh_from_db()
+
+
+def _keep(run: context.Run, tasks: list[Task[Any]], place: Place) -> None:
     """Without rows: the instances themselves are what tasks know of each other."""
+    parent = place.parent
     for task in tasks:
-        task.parent = parent
+        task.parent, task.previous = parent, place.previous
         task.root = parent.root or parent if parent is not None else task
     run.later.extend(tasks)
 
@@ -90,52 +154,40 @@ class _Making:
         return made_in
 
 
-def _made(
-    call: Call,
-    parent: Task[Any] | None,
-    parent_run: int | None,
-    previous: Task[Any] | None,
-    passes_result: bool,
-    *,
-    making: _Making,
-) -> Task[Any]:
-    options, own = call.options, call.definition.options
-    check_known(options.queue, registry.queues())
-    task = database.task_model()(
-        func_name=call.definition.name,
-        args=call.args,
-        kwargs=call.kwargs,
-        label=options.label,
-        meta={**(parent.meta if parent else {}), **options.meta},
-        status=Status.PENDING if previous is not None else Status.QUEUED,
-        queue=options.queue,
-        priority=options.priority,
-        parent_id=parent.id if parent else None,
-        parent_run=parent_run,
-        previous_id=previous.id if previous else None,
-        passes_result=passes_result,
-        depth=parent.depth + 1 if parent else 0,
-        atomic=options.atomic,
-        rerun_lost=options.rerun_lost,
-        fail_fast=options.fail_fast,
-        force_chain=options.force_chain,
-        retries=options.retries_allowed,
-        timeout=options.seconds_allowed,
-        result_ttl=options.kept_for,
-        options=changed(options, own),
+def _made(columns: Mapping[str, Any], place: Place, making: _Making) -> Task[Any]:
+    parent, previous = place.parent, place.previous
+    is_behind = (
+        previous is not None and not place.is_errorback and previous.status != Status.SUCCESS
     )
+    born = Status.WAITING if columns["container"] else Status.QUEUED
+    task = database.task_model()(
+        **{name: value for name, value in columns.items() if name not in _COUNTED},
+        status=Status.PENDING if is_behind else born,
+        parent_id=parent.id if parent else None,
+        parent_run=place.parent_run,
+        previous_id=previous.id if previous else None,
+        previous_run=place.previous_run,
+        passes_result=place.passes_result,
+        is_errorback=place.is_errorback,
+        member_no=place.member_no,
+        depth=parent.depth + 1 if parent else 0,
+    )
+    task.meta = {**(parent.meta if parent else {}), **columns["meta"]}
     task.root_id = (parent.root_id or parent.id) if parent else task.id
     if task.depth > settings().max_depth:
         raise TooDeep(
             f"{task.func_name} would be {task.depth} levels below its top task; "
             f"CQ_MAX_DEPTH allows {settings().max_depth}."
         )
-    _set_times(task, options.run_after, options.expires, making)
+    _set_times(task, columns["run_after"], columns["expires"], making)
     task.made_in = making.transaction
     run = context.current()
     if run is not None and parent is None:
         run.made.add(task.id)
     return task
+
+
+_COUNTED = ("run_after", "expires")  # from when it could first run
 
 
 def _set_times(

@@ -1,4 +1,4 @@
-"""What tasks are to each other: subtasks, successors, returned tasks, and what an end means for them."""
+"""What tasks are made to each other: subtasks, successors, errorbacks, returned tasks; what can be seen of a tree."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cq import bell, context, database, lifecycle, logs, submission
+from cq import bell, context, database, lifecycle, logs, settling, submission
 from cq.exceptions import ParentFinished, Revoked
 from cq.lifecycle import tasks
 from cq.signature import Later, call, signature, spread
-from cq.states import ACTIVE, DONE, Status
+from cq.states import ACTIVE, ANSWERED, DONE, Status
+from cq.submission import Place
 
 if TYPE_CHECKING:
     from cq.context import Run
@@ -30,16 +31,15 @@ def subtask(
     """A child of `parent`."""
     made = call(signature(f, args, kwargs))
     with _under(parent) as run_no:
-        return submission.submit(made, parent=parent, parent_run=run_no)
+        return submission.submit(made, Place(parent=parent, parent_run=run_no))
 
 
 def subtasks(parent: Task[Any], f: Later, items: Iterable[Any]) -> int:
     """A child for each item, in batches, inside one transaction. Returns their number."""
     calls = (call(signed) for signed in spread(f, items))
     with _under(parent) as run_no:
-        return sum(
-            len(batch) for batch in submission.submit_many(calls, parent=parent, parent_run=run_no)
-        )
+        place = Place(parent=parent, parent_run=run_no)
+        return sum(len(batch) for batch in submission.submit_many(calls, place))
 
 
 def chain(
@@ -53,39 +53,104 @@ def chain(
     """A successor of `previous`, under the same parent."""
     made = call(signature(f, args, kwargs), before=1 if passes_result else 0)
 
-    def insert(parent: Task[Any] | None) -> Task[Any]:
-        return submission.submit(
-            made,
-            parent=parent,
+    def insert(previous: Task[Any], run_no: int | None = None) -> Task[Any]:
+        place = Place(
+            parent=previous.parent,
             parent_run=previous.parent_run,
             previous=previous,
+            previous_run=run_no,
             passes_result=passes_result,
         )
+        return submission.submit(made, place)
 
     run = context.current()
     if run is not None and run.how == "inline":
-        made_inline = insert(previous.parent)
-        made_inline.previous = previous
-        return made_inline
+        return insert(previous)
     if run is not None and run.task.id == previous.id:
         run.concerns_others = True
         with _still_mine(run):
-            return insert(previous.parent)
-    with transaction.atomic(using=database.alias()):
+            return insert(run.task, run.task.claim_no)
+    with _behind(previous) as locked:
+        successor = insert(locked)
+        if locked.status in DONE and successor.status == Status.PENDING:
+            settling.settle_all(settling.release_successors(locked))
+            successor.refresh_from_db(fields=("status", "ready_at", "run_after", "finished"))
+        return successor
+
+
+def errorback(
+    task: Task[Any], f: Later, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Task[Any]:
+    """A call for the case that `task` ends badly. Returns `task`."""
+    columns = call(signature(f, args, kwargs), before=1).columns()
+    run = context.current()
+    if run is not None and run.how == "inline":
+        task.errorbacks.append({"run": None, "call": columns})
+        return task
+    if run is not None and run.task.id == task.id:
+        _keep_errorback(run, columns)
+        return task
+    with _behind(task) as locked:
+        kept = [*locked.errorbacks, {"run": None, "call": columns}]
+        tasks().filter(id=locked.id).update(errorbacks=kept)
+        if locked.status in ANSWERED:
+            settling.answer(locked, columns)
+    return task
+
+
+def _keep_errorback(run: Run, columns: Mapping[str, Any]) -> None:
+    """Of a run itself. An atomic one's is written with its end; another's at once, as it may be LOST."""
+    kept = {"run": run.task.claim_no, "call": columns}
+    if run.task.atomic or run.how != "worker":
+        run.errorbacks.append(kept)
+        return
+    with transaction.atomic(using=database.alias()), _still_mine(run):
+        row = tasks().filter(id=run.task.id)
+        before = database.lock(row).values_list("errorbacks", flat=True).get()
+        row.update(errorbacks=[*before, kept], linked=True)
+    run.task.linked = True
+
+
+def revoke(task: Task[Any]) -> bool:
+    """The task, all under it, and its successors. False: it has ended already.
+
+    A run that revokes itself, or what is above it, is stopped here: Revoked.
+    """
+    run = context.current()
+    if run is not None:
+        if run.how == "inline":
+            is_above = any(above is task for above in _line(run.task))
+        else:
+            is_above, _ = _run_under(run.task, task.id)
+        if is_above or run.how == "inline":
+            run.revokes.append(task.id)
+        if is_above:
+            raise Revoked(f"{run.task.func_name} {run.task.id} has revoked itself")
+        if run.how == "inline":
+            return task.status in ACTIVE
+    return settling.revoke(task.id)
+
+
+def _line(task: Task[Any]) -> Iterator[Task[Any]]:
+    """A task without a row and all above it."""
+    above: Task[Any] | None = task
+    while above is not None:
+        yield above
+        above = above.parent
+
+
+@contextlib.contextmanager
+def _behind(previous: Task[Any]) -> Iterator[Task[Any]]:
+    """The row of a task, locked, that others may add something behind; its parent's first."""
+    parent: Any = (
+        tasks().filter(subtasks=previous.id).first()
+    )  # SQLite: no read before the first write
+    under = contextlib.nullcontext() if parent is None else _under(parent)
+    with transaction.atomic(using=database.alias()), under:
         locked = _locked(previous.id)
-        if locked.status in DONE and locked.parent_id is not None:
-            with _under(locked.parent):
-                return _released(locked, insert(locked.parent))
         if not locked.linked:
             tasks().filter(id=locked.id).update(linked=True)
-        return _released(locked, insert(locked.parent))
-
-
-def _released(previous: Task[Any], successor: Task[Any]) -> Task[Any]:
-    if previous.status in DONE:
-        release_successors(previous)
-        successor.refresh_from_db(fields=("status", "ready_at", "run_after", "finished"))
-    return successor
+        yield locked
 
 
 @contextlib.contextmanager
@@ -120,6 +185,7 @@ def _under(parent: Task[Any]) -> Iterator[int | None]:
 
 def _locked(task_id: UUID) -> Task[Any]:
     locked: Task[Any] = database.lock(tasks().filter(id=task_id)).get()
+    bell.ring_on_commit([locked])  # who looks for QUEUED tasks now passes over this one
     return locked
 
 
@@ -164,6 +230,7 @@ def adopt(run: Run, returned: Task[Any]) -> None:
     that it made, too; any other is waited for where it is.
     """
     task = run.task
+    touched = [returned.id]
     link: UUID | None = returned.id
     while link is not None and link in run.made:
         row = tasks().filter(id=link)
@@ -178,8 +245,11 @@ def adopt(run: Run, returned: Task[Any]) -> None:
         if adopted:
             logs.move(link, task.root_id)
         row.update(linked=True)
+        touched.append(link)
         link = row.values_list("previous_id", flat=True).first()
     tasks().filter(id=returned.id).update(linked=True)
+    if not task.atomic:  # as in _locked(); what an atomic task made nobody could see yet
+        bell.ring_on_commit(tasks().filter(id__in=touched))
 
 
 def endless(returned: Task[Any]) -> ValueError:
@@ -205,55 +275,6 @@ def _waiting_for(task: Task[Any]) -> set[UUID]:
         if parent_id is not None:
             work.append(parent_id)
     return found
-
-
-# What an end means for others.
-
-
-def settle(task_id: UUID) -> None:
-    """After a commit: release the successors of what ended, complete what waited for it, upwards.
-
-    Idempotent, one level and one task-row lock at a time; the sweep calls it too.
-    """
-    work = deque([task_id])
-    while work:
-        task = tasks().filter(id=work.popleft()).first()
-        if task is None:
-            continue
-        if task.status == Status.WAITING:
-            if lifecycle.complete(task) is not None:
-                work.append(task.id)
-            continue
-        if task.status not in DONE:
-            continue
-        work.extend(release_successors(task))
-        if task.parent_id is None:
-            logs.store(task.id)
-        waiting = tasks().filter(returned_id=task.id, status=Status.WAITING)
-        above = set(waiting.values_list("id", flat=True)) | {task.parent_id} - {None}
-        for waiter in tasks().filter(id__in=above, status=Status.WAITING):
-            if lifecycle.complete(waiter) is not None:
-                work.append(waiter.id)
-
-
-def complete_above(parent_id: UUID) -> None:
-    """After a subtask that concerns nobody but its parent: most of them are not the last."""
-    if lifecycle.may_complete(parent_id):
-        settle(parent_id)
-
-
-def release_successors(task: Task[Any]) -> list[UUID]:
-    """Of a task that has ended: its successors become claimable, or SKIPPED. Returns the skipped."""
-    skipped = []
-    for successor in tasks().filter(previous_id=task.id, status=Status.PENDING):
-        if task.status == Status.SUCCESS or successor.force_chain:
-            released = lifecycle.release(successor)
-            if released is not None:
-                successor.status = released
-                bell.announce([successor])
-        elif lifecycle.skip(successor):
-            skipped.append(successor.id)
-    return skipped
 
 
 # What can be seen of a tree.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import uuid_utils.compat as uuid
 from asgiref.sync import sync_to_async
@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from cq import logs, registry, serial, waiting, workflow
+from cq import logs, registry, revival, serial, waiting, workflow
 from cq.exceptions import UnknownTask
 from cq.models.fields import ParentKey, PayloadField
 from cq.models.querysets import TaskManager
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cq.api import TaskFunction
     from cq.context import Run, Transaction
     from cq.models.fields import Subtasks
-    from cq.signature import Later, Signature
+    from cq.signature import Container, Later, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,8 +111,32 @@ class Task(models.Model, Generic[R]):
         default=False,
         help_text="Its end concerns others than its parent: whoever ends it has to look.",
     )
+    previous_run = models.IntegerField(
+        null=True,
+        blank=True,
+        help_text="The predecessor's run that chained it; empty: chained from outside.",
+    )
     passes_result = models.BooleanField(
         default=False, help_text="Its predecessor's result is its first argument."
+    )
+    is_errorback = models.BooleanField(
+        default=False, help_text="It was made because its predecessor ended badly."
+    )
+    errorbacks = PayloadField(
+        default=list, blank=True, help_text="Calls for the case that it ends badly."
+    )
+    container = models.CharField(
+        max_length=10,
+        blank=True,
+        default="",
+        choices=(("group", "group"), ("chain", "chain")),
+        help_text="It is never executed: its subtasks are its members.",
+    )
+    members = PayloadField(
+        default=list, blank=True, help_text="Of a container that waits: calls, not yet tasks."
+    )
+    member_no = models.IntegerField(
+        null=True, blank=True, help_text="Its place in the container above it."
     )
     # How it runs.
     atomic = models.BooleanField(default=True)
@@ -162,6 +186,7 @@ class Task(models.Model, Generic[R]):
     # Set while it runs here; see cq.context.
     run: Run | None = None
     begun_at: float | None = None  # by time.monotonic()
+    is_stray: bool = False  # when it was claimed; see cq.lifecycle
     # The transaction that made this instance; see cq.submission.
     made_in: Transaction | None = None
 
@@ -307,7 +332,7 @@ class Task(models.Model, Generic[R]):
         /,
     ) -> Task[R2]: ...
     @overload
-    def subtask(self, f: Signature[R2]) -> Task[R2]: ...
+    def subtask(self, f: Signature[R2] | Container[R2]) -> Task[R2]: ...
     def subtask(self, f: Any, *args: Any, **kwargs: Any) -> Task[Any]:
         """A child: this task is complete only when the child is."""
         return serial.door(workflow.subtask, self, f, args, kwargs)
@@ -323,7 +348,7 @@ class Task(models.Model, Generic[R]):
         /,
     ) -> Task[R2]: ...
     @overload
-    def chain(self, f: Signature[R2]) -> Task[R2]: ...
+    def chain(self, f: Signature[R2] | Container[R2]) -> Task[R2]: ...
     def chain(self, f: Any, *args: Any, **kwargs: Any) -> Task[Any]:
         """A successor: released when this one, with its whole tree, has succeeded.
 
@@ -349,6 +374,31 @@ class Task(models.Model, Generic[R]):
         """`chain()`, with this task's result (read when it runs) as first argument."""
         return serial.door(workflow.chain, self, f, args, kwargs, passes_result=True)
 
+    @overload
+    def errorback(
+        self,
+        f: TaskFunction[Concatenate[dict[str, Any], P], Any],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Self: ...
+    @overload
+    def errorback(
+        self,
+        f: TaskFunction[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] = ...,
+        /,
+    ) -> Self: ...
+    @overload
+    def errorback(self, f: Signature[Any]) -> Self: ...
+    def errorback(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        """Once it has ended as FAILURE, INCOMPLETE or LOST: a task `f(cqt, error, …)` beside it.
+
+        `error` is a dict of `type`, `message` and `traceback`; `cqt.previous` is this task. Its
+        parent waits for it. Returns this task. On one that ended so already, it runs now.
+        """
+        return serial.door(workflow.errorback, self, f, args, kwargs)
+
     # Their async forms, on the running task's own thread and in its transaction.
 
     @overload
@@ -364,7 +414,7 @@ class Task(models.Model, Generic[R]):
         /,
     ) -> Task[R2]: ...
     @overload
-    async def asubtask(self, f: Signature[R2]) -> Task[R2]: ...
+    async def asubtask(self, f: Signature[R2] | Container[R2]) -> Task[R2]: ...
     async def asubtask(self, f: Any, *args: Any, **kwargs: Any) -> Task[Any]:
         """`subtask()` for async code."""
         return await sync_to_async(serial.door)(workflow.subtask, self, f, args, kwargs)
@@ -386,7 +436,7 @@ class Task(models.Model, Generic[R]):
         /,
     ) -> Task[R2]: ...
     @overload
-    async def achain(self, f: Signature[R2]) -> Task[R2]: ...
+    async def achain(self, f: Signature[R2] | Container[R2]) -> Task[R2]: ...
     async def achain(self, f: Any, *args: Any, **kwargs: Any) -> Task[Any]:
         """`chain()` for async code."""
         return await sync_to_async(serial.door)(workflow.chain, self, f, args, kwargs)
@@ -410,6 +460,54 @@ class Task(models.Model, Generic[R]):
         return await sync_to_async(serial.door)(
             workflow.chain, self, f, args, kwargs, passes_result=True
         )
+
+    @overload
+    async def aerrorback(
+        self,
+        f: TaskFunction[Concatenate[dict[str, Any], P], Any],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Self: ...
+    @overload
+    async def aerrorback(
+        self,
+        f: TaskFunction[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] = ...,
+        /,
+    ) -> Self: ...
+    @overload
+    async def aerrorback(self, f: Signature[Any]) -> Self: ...
+    async def aerrorback(self, f: Any, *args: Any, **kwargs: Any) -> Any:
+        """`errorback()` for async code."""
+        return await sync_to_async(serial.door)(workflow.errorback, self, f, args, kwargs)
+
+    # Ending it, and beginning again.
+
+    def revoke(self) -> bool:
+        """At once REVOKED: it, all under it, and its successors with all under them.
+
+        What runs of these can't commit any more, and is stopped within seconds. A task may revoke
+        itself, or what is above it: this raises Revoked then. Returns False where it has ended.
+        """
+        return serial.door(workflow.revoke, self)
+
+    async def arevoke(self) -> bool:
+        """`revoke()` for async code."""
+        return await sync_to_async(serial.door)(workflow.revoke, self)
+
+    def retry(self) -> Self:
+        """FAILURE, LOST: run again. INCOMPLETE: what did not succeed under it runs again.
+
+        What was SKIPPED behind these waits again, and what was INCOMPLETE above them. `attempts`
+        stay. Returns itself, renewed. Raises NotRetryable for any other status, and where what is
+        above it ended otherwise.
+        """
+        return serial.door(revival.retry, self)
+
+    async def aretry(self) -> Self:
+        """`retry()` for async code."""
+        return await sync_to_async(serial.door)(revival.retry, self)
 
     # From inside it, mostly.
 

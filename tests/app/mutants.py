@@ -190,14 +190,14 @@ def complete_unlocked(patch):
 @mutant
 def settle_inside(patch):
     """The parent is looked at in the child's own transaction, before its commit."""
-    from cq import execution, lifecycle, workflow
+    from cq import execution, lifecycle, settling
 
     finish = lifecycle.finish
 
     def finish_and_settle(task, outcome):
         concerns_others = finish(task, outcome)
         if concerns_others or task.parent_id is not None:
-            workflow.settle(task.id)
+            settling.settle(task.id)
             time.sleep(0.01)
         return concerns_others
 

@@ -10,7 +10,7 @@ import uuid_utils.compat as uuid
 from django.db import connection, transaction
 from django.db.models import F
 
-from cq import execution, lifecycle, states, task, workflow
+from cq import execution, lifecycle, settling, states, task
 from cq.exceptions import Fenced
 from cq.lifecycle import Outcome
 from cq.models import Task
@@ -201,7 +201,7 @@ def test_a_final_status_never_changes():
     lifecycle.release(made)
     lifecycle.refuse(made, "no")
     lifecycle.hurry(made)
-    workflow.settle(made.id)
+    settling.settle(made.id)
     assert before == Task.objects.filter(id=made.id).values().get()
 
 

@@ -160,13 +160,13 @@ def test_a_successor_of_what_was_deleted_goes_on(dangling):
     assert 0 == maintenance.settle_unsettled()
 
 
-def test_subtasks_of_an_older_run_keep_no_parent_from_its_end():
+def test_subtasks_of_an_older_run_keep_no_parent_from_its_end_and_are_revoked():
     made = parent.delay(1)
     execution.execute(claim()[0])
     Task.objects.filter(id=made.id).update(claim_no=2)
     assert ["WAITING"] == statuses(made)
     maintenance.sweep()
-    assert ["SUCCESS", "QUEUED"] == statuses(made, made.subtasks.get())
+    assert ["SUCCESS", "REVOKED"] == statuses(made, made.subtasks.get())
 
 
 def returns(made, other):

@@ -1,0 +1,209 @@
+"""What an end means for others: parent, successors, errorbacks, siblings, those that returned it.
+
+Every step is idempotent and takes one task-row lock at a time; the sweep calls them again where
+whoever ended a task died before saying so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Q
+
+from cq import bell, database, lifecycle, logs, revoking, submission
+from cq.lifecycle import Outcome, tasks
+from cq.states import ACTIVE, ANSWERED, DISOWNS, DONE, ERROR, Status
+from cq.submission import Place
+
+if TYPE_CHECKING:
+    from cq.models import Task
+
+
+# Ends, with what has to be in their transaction.
+
+
+def finish(task: Task[Any], outcome: Outcome) -> bool:
+    """`lifecycle.finish()`, and the errorbacks of a bad end; in the caller's transaction."""
+    concerns_others = lifecycle.finish(task, outcome)
+    if outcome.status in ANSWERED:
+        _answer(task.id)
+    return concerns_others
+
+
+def end(task: Task[Any], move: Callable[[Task[Any]], Status | None]) -> Status | None:
+    """`move(task)`, which gives the status it got, and the errorbacks of a bad end."""
+    with transaction.atomic(using=database.alias()):
+        status = move(task)
+        if status in ANSWERED:
+            _answer(task.id)
+    return status
+
+
+def _answer(task_id: UUID) -> None:
+    """Insert the errorbacks of a task that has ended badly, under the same parent, which can't end yet."""
+    failed: Any = tasks().filter(id=task_id).exclude(errorbacks=[]).first()
+    if failed is None:
+        return
+    for kept in failed.errorbacks:
+        if kept["run"] in (None, failed.claim_no):
+            answer(failed, kept["call"])
+
+
+def answer(failed: Task[Any], call: Mapping[str, Any]) -> Task[Any]:
+    """One errorback of a task that has ended badly."""
+    return submission.make(*as_answer(failed, call))
+
+
+def as_answer(failed: Task[Any], call: Mapping[str, Any]) -> tuple[dict[str, Any], Place]:
+    """What an errorback's row says, told the error as it is now, and where it stands."""
+    kind, _, message = failed.error.partition(": ")
+    error = {"type": kind, "message": message, "traceback": failed.traceback}
+    if not message:  # no exception's, but said by cq
+        error |= {"type": failed.status.capitalize(), "message": failed.error}
+    place = Place(
+        parent=failed.parent, parent_run=failed.parent_run, previous=failed, is_errorback=True
+    )
+    return {**call, "args": [error, *call["args"]]}, place
+
+
+# After the commit.
+
+
+def settle(task_id: UUID) -> None:
+    """Release the successors of what ended, complete what waited for it, upwards."""
+    settle_all([task_id])
+
+
+def settle_all(ids: Iterable[UUID]) -> None:
+    """The same, of several."""
+    work = deque(ids)
+    while work:
+        task = tasks().filter(id=work.popleft()).first()
+        if task is None:
+            continue
+        if not task.atomic and (task.status in DISOWNS or task.claim_no > 1):
+            work.extend(_abandon(task))
+        if task.status == Status.WAITING:
+            work.extend(_settle_waiting(task))
+        if task.status not in DONE:
+            continue
+        work.extend(release_successors(task))
+        if task.parent_id is None:
+            logs.store(task.id)
+        above = tasks().filter(Q(id=task.parent_id) | Q(returned_id=task.id, status=Status.WAITING))
+        for waiter in above:
+            if waiter.status == Status.WAITING:
+                work.extend(_settle_waiting(waiter))
+            elif waiter.fail_fast and task.status in ERROR:
+                work.extend(_fail_fast(waiter))
+
+
+def _settle_waiting(waiter: Task[Any]) -> list[UUID]:
+    """Complete it, or revoke what it will not wait for. Returns what is to be settled after that."""
+    if lifecycle.may_complete(waiter.id) and end(waiter, lifecycle.complete) is not None:
+        return [waiter.id]
+    return _fail_fast(waiter) if waiter.fail_fast else []
+
+
+def complete_above(parent_id: UUID) -> None:
+    """After a subtask that concerns nobody but its parent: most of them are not the last."""
+    if lifecycle.may_complete(parent_id):
+        settle(parent_id)
+
+
+def release_successors(task: Task[Any]) -> list[UUID]:
+    """Of a task that has ended: its successors become claimable, or SKIPPED.
+
+    Returns those that have to be settled: the skipped ones, and groups and chains.
+    """
+    concerned = []
+    pending = tasks().filter(previous_id=task.id, is_errorback=False, status=Status.PENDING)
+    for successor in pending:
+        if task.status == Status.SUCCESS or successor.force_chain:
+            if release(successor) == Status.WAITING:
+                concerned.append(successor.id)
+        elif lifecycle.skip(successor):
+            concerned.append(successor.id)
+    return concerned
+
+
+def release(task: Task[Any]) -> Status | None:
+    """From PENDING, and ring for it; a group or chain gets its members."""
+    with transaction.atomic(using=database.alias()):
+        status = lifecycle.release(task)
+        if status is None:
+            return None
+        task.status = status
+        if status == Status.WAITING:
+            submission.fill(task, task.members)
+        else:
+            bell.announce([task])
+    return status
+
+
+def open_container(task: Task[Any]) -> bool:
+    """SCHEDULED to WAITING, of a group or chain whose time has come."""
+    with transaction.atomic(using=database.alias()):
+        if not lifecycle.open_container(task):
+            return False
+        task.status = Status.WAITING
+        submission.fill(task, task.members)
+    settle(task.id)
+    return True
+
+
+# Revoking.
+
+
+def revoke(task_id: UUID) -> bool:
+    """The task, all under it, and its successors with all under them. False: it has ended already."""
+    revoked = revoking.revoke(task_id)
+    settle_all(_concerned(revoked))
+    return bool(revoked)
+
+
+def revoke_strays() -> int:
+    """What is under a REVOKED task, or was made by a run that is over and counts no more."""
+    revoked = revoking.revoke_trees(lifecycle.strays())
+    settle_all(_concerned(revoked))
+    return len(revoked)
+
+
+def _abandon(task: Task[Any]) -> list[UUID]:
+    """Revoke what runs of a non-atomic task made and nobody waits for. Returns what to settle."""
+    own = Q(parent_id=task.id) | Q(previous_id=task.id, status=Status.PENDING)
+    strays = list(lifecycle.strays().filter(own).values_list("id", flat=True))
+    return _concerned(revoking.revoke_trees(tasks().filter(id__in=strays))) if strays else []
+
+
+def _fail_fast(parent: Task[Any]) -> list[UUID]:
+    """Once a subtask has ended in ERROR: revoke its unfinished siblings. Returns what to settle.
+
+    Not errorbacks, nor successors that run after any end.
+    """
+    counted = lifecycle.counted_subtasks(parent)
+    if not counted.filter(status__in=ERROR).exists():
+        return []
+    spared = Q(is_errorback=True) | Q(force_chain=True, previous_id__isnull=False)
+    unfinished = counted.exclude(spared).filter(status__in=ACTIVE)
+    # First those that only a sibling's end could release: so that this end does not skip them.
+    revoked = revoking.revoke_trees(unfinished.filter(status=Status.PENDING))
+    return _concerned(revoked + revoking.revoke_trees(unfinished))
+
+
+def _concerned(revoked: Sequence[UUID]) -> list[UUID]:
+    """What has to be settled after a revoke: few of these, and what waits for any of them."""
+    found: list[UUID] = []
+    for start in range(0, len(revoked), lifecycle.BATCH):
+        batch = revoked[start : start + lifecycle.BATCH]
+        rows = tasks().filter(id__in=batch)
+        behind = tasks().filter(previous_id__in=batch, status=Status.PENDING)
+        found += rows.filter(parent=None).values_list("id", flat=True)
+        found += behind.values_list("previous_id", flat=True)
+        waits = Q(id__in=rows.values("parent_id")) | Q(returned_id__in=batch)
+        found += tasks().filter(waits, status=Status.WAITING).values_list("id", flat=True)
+    return list(dict.fromkeys(found))
