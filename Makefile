@@ -27,9 +27,14 @@ $(VENV)/.made-%: pyproject.toml .ci/environment
 demo: $(VENV)/.made-demo
 	@$(BIN)/python -m demo
 
+# Both at once, since tests wait more than they work; what the second says comes after the first.
 test: $(VENV)/.made-dev
-	$(PYTEST)
-	CQ_TEST_DATABASE_URL=sqlite $(PYTEST) -m "not once"
+	@said=$$(mktemp); \
+	CQ_TEST_DATABASE_URL=sqlite $(PYTEST) -m "not once" >"$$said" 2>&1 & sqlite=$$!; \
+	$(PYTEST); failed=$$?; \
+	wait $$sqlite || failed=1; \
+	cat "$$said"; rm "$$said"; \
+	exit $$failed
 
 test-fast: $(VENV)/.made-dev
 	CQ_TEST_DATABASE_URL=sqlite $(PYTEST) tests/unit
@@ -44,6 +49,7 @@ test-all: test
 
 bench: $(VENV)/.made-dev
 	$(BIN)/python -m bench.delay_without_redis
+	$(BIN)/python -m bench.trees
 
 lint: $(VENV)/.made-dev
 	$(BIN)/ruff check

@@ -62,12 +62,17 @@ def process(
         return started[-1]
 
     yield start
+    end_all(request)
+
+
+def end_all(request: pytest.FixtureRequest) -> None:
+    """Ends the processes that this test has started."""
+    started = request.node.stash.get(started_key, [])
     for one in started:
         one.close()
-    end_connections = bool(started)
-    started.clear()
-    if end_connections:
+    if started:
         processes.end_connections()
+    started.clear()
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from django.core.management import call_command
+
 from cq import bell
 from tests.app import mutants
+from tests.conftest import end_all
 from tests.faults.lab import Lab
 
 
@@ -14,5 +17,10 @@ def lab(request, worker, process, settings, monkeypatch, seed):  # noqa: PLR0917
     if mutant != "no_flush_at_exit":  # which can't be undone
         mutants.apply(mutant, monkeypatch.setattr)
     settings.CQ_QUEUES = ["a", "b"]
-    yield Lab(worker, process, settings, mutant, seed)
+
+    def clear():
+        end_all(request)
+        call_command("flush", verbosity=0, interactive=False)
+
+    yield Lab(worker, process, settings, clear, mutant, seed)
     bell.stop()

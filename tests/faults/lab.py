@@ -81,12 +81,20 @@ class Lab:
     start_worker: Callable[..., processes.Worker]
     start_process: Callable[..., processes.Process]
     settings: Any  # pytest-django's: this process's Django settings
+    clear: Callable[[], None]  # ends all processes, empties all tables
     mutant: str
     seed: int
     random: random.Random = field(init=False)
     expected: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+
+    def begin_again(self) -> None:
+        """With another seed, as if nothing had been."""
+        self.clear()
+        self.expected.clear()
+        self.seed = self.random.getrandbits(32)
         self.random = random.Random(self.seed)
 
     # Doing.

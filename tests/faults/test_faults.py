@@ -24,5 +24,10 @@ def test_protected(scenario, lab):
     indirect=["lab"],
 )
 def test_unprotected(scenario, lab, spoilt):
-    verdict = scenario.run(lab)
-    assert verdict[spoilt] != scenario.clean[spoilt]
+    """A race need not be lost each time: three that were won say that the protection is not missed."""
+    for _ in range(3):
+        verdict = scenario.run(lab)
+        if verdict[spoilt] != scenario.clean[spoilt]:
+            return
+        lab.begin_again()
+    pytest.fail(f"{spoilt} is still {scenario.clean[spoilt]!r}")

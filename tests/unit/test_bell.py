@@ -9,6 +9,7 @@ import pytest
 from channels.layers import channel_layers
 
 from cq import bell
+from tests.app.tasks import add
 
 
 @pytest.fixture
@@ -82,3 +83,15 @@ def test_of_bells_that_are_passed_on_one_waits(own_layer):
         bell.pass_on("default", passed)
     assert 1 == received()["passed"]
     assert received(timeout=1) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_held_the_row_of_a_queued_task_rings_for_it_again(monkeypatch):
+    """A worker that looked meanwhile has passed over it."""
+    rung = []
+    monkeypatch.setattr(bell, "ring", rung.append)
+    made = add.delay(1)
+    for more in (made.chain, made.subtask, made.errorback):
+        rung.clear()
+        more(add, 2) if more != made.errorback else more(add)
+        assert "default" in rung
