@@ -51,6 +51,12 @@ class Run:
     """What an atomic run added to itself: its end writes it, good or bad."""
     revokes: list[UUID] = field(default_factory=list)
     """Itself, or what is above it: to be revoked once it is rolled back."""
+    deadline: float | None = None  # by time.monotonic()
+    is_overdue: bool = False
+    revoked: bool = False
+    """Its row is known to be no longer its own."""
+    interrupted: bool = False
+    """Its function was hit for one of these, whatever became of that."""
     later: list[Task[Any]] = field(default_factory=list)
     """Inline: what this run made, in order, to be run after it."""
 

@@ -12,6 +12,7 @@ import enum
 import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from cq import (
     context,
     database,
+    interrupts,
     lifecycle,
     logs,
     payload,
@@ -91,8 +93,11 @@ async def aexecute(task: Task[Any]) -> None:
 
 def _call(attempt: _Attempt) -> tuple[Any, BaseException | None]:
     token = context.enter(attempt.run)
+    run, args = attempt.run, (attempt.args, attempt.kwargs)
     try:
-        return invoke(attempt.definition, attempt.run.task, attempt.args, attempt.kwargs), None
+        if attempt.how == "worker":
+            return interrupts.call(run, partial(invoke, attempt.definition, run.task, *args))
+        return invoke(attempt.definition, run.task, *args), None
     except BaseException as error:  # noqa: BLE001  (SystemExit and KeyboardInterrupt fail the task, too)
         return None, error
     finally:
@@ -141,11 +146,9 @@ async def _end_leftovers(run: Run, call: asyncio.Task[Any]) -> None:
 
 
 async def _awaited(attempt: _Attempt) -> tuple[Any, BaseException | None]:
-    try:
-        function = attempt.definition.function
-        return await function(attempt.run.task, *attempt.args, **attempt.kwargs), None
-    except BaseException as error:  # noqa: BLE001
-        return None, error
+    function = attempt.definition.function
+    call = partial(function, attempt.run.task, *attempt.args, **attempt.kwargs)
+    return await interrupts.acall(attempt.run, call)
 
 
 def invoke(definition: Definition, task: Task[Any], args: Any, kwargs: Any) -> Any:
@@ -257,6 +260,9 @@ class _Attempt:
 
     def close(self, result: Any, error: BaseException | None) -> _Next:
         """Write the end: with the effects where it succeeded, without them where it failed."""
+        if self.run.interrupted:
+            error = interrupts.told(self.run, error)
+            interrupts.drop_connections()
         if self.run.revokes:
             return self._revoke(error)
         if error is None:
@@ -264,7 +270,7 @@ class _Attempt:
             if step is not None:
                 return step
         assert error is not None
-        if isinstance(error, Fenced):
+        if isinstance(error, Fenced) or self.run.revoked:
             return self._fenced(error)
         if self._is_passing(error):
             return self._again(error)
@@ -396,6 +402,9 @@ class _Attempt:
 
     def _fenced(self, error: BaseException) -> _Next:
         self._roll_back(error)
+        if self.run.revoked:
+            logger.info("%s %s was stopped: it is revoked", self.task.func_name, self.task.id)
+            return _Next.GONE
         logger.warning(
             "fenced: %s %s is no longer run %d of this worker; nothing of it was kept",
             self.task.func_name,

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cq import context, database, logstore, outbox
+from cq import context, database, interrupts, logstore, outbox
 from cq.conf import settings
 from cq.tracebacks import clean, redact
 
@@ -30,13 +30,25 @@ LONGEST_LINE = 10_000
 def append(
     task: Task[Any], message: object, level: int, *, publish: bool = True, limit: int | None = None
 ) -> None:
-    """One line to `logging` at once, and to the top task's log. Never blocks, never raises for it."""
+    """One line to `logging` at once, and to the top task's log. Never blocks.
+
+    Raises Revoked in a run that is to be stopped, and nothing else.
+    """
+    _check(task.run)
     text = _text(message)
-    run = task.run
-    if run is not None:
-        text = redact(text, run.hide)
+    if task.run is not None:
+        text = redact(text, task.run.hide)
+    interrupts.spare(_append, task, text, level, publish=publish, limit=limit)
+
+
+def _append(task: Task[Any], text: str, level: int, *, publish: bool, limit: int | None) -> None:
     task_logger.log(level, "%s: %s", task.id, text, extra={"task": str(task.id)})
     keep(task, text, level, publish=publish, limit=limit)
+
+
+def _check(run: context.Run | None) -> None:
+    if run is not None and run.revoked and (why := interrupts.reason(run)) is not None:
+        raise why
 
 
 def keep(
@@ -64,16 +76,15 @@ def keep(
 
 
 def set_progress(task: Task[Any], done: float, total: float | None, message: str) -> None:
-    """A number to watch. Never blocks."""
+    """A number to watch. Never blocks. Raises Revoked in a run that is to be stopped."""
     run = task.run
+    _check(run)
     progress = (float(done), None if total is None else float(total), _text(message))
     task.progress_done, task.progress_total, task.progress_message = progress
-    if run is None:
-        outbox.here().put_progress(task, progress)
-        return
-    run.progress = progress
-    if run.how == "worker":
-        outbox.here().put_progress(task, progress)
+    if run is not None:
+        run.progress = progress
+    if run is None or run.how == "worker":
+        interrupts.spare(outbox.here().put_progress, task, progress)
 
 
 def at_end(run: context.Run) -> dict[str, Any]:
@@ -171,7 +182,8 @@ class CaptureHandler(logging.Handler):
         if run is None or not run.options.capture_logs or record.name == task_logger.name:
             return
         try:
-            keep(run.task, redact(_text(record.getMessage()), run.hide), record.levelno)
+            text = redact(_text(record.getMessage()), run.hide)
+            interrupts.spare(keep, run.task, text, record.levelno)
         except Exception:  # noqa: BLE001
             self.handleError(record)
 

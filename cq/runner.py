@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
-from cq import bell, database, execution, lifecycle, registry
+from cq import bell, database, execution, interrupts, lifecycle, registry
 from cq.conf import settings
 from cq.states import Status
 from cq.surroundings import Surroundings
@@ -67,6 +67,7 @@ class Runner:
         self._surroundings = Surroundings.now()
         self._async.loop = loop
         execution.keep_track(loop)
+        interrupts.start()
         self._claimer.start()
 
     def look(self, queue: str, *, passed: int = 0) -> None:
@@ -308,7 +309,8 @@ class _Lanes:
             lane.add_done_callback(self._lanes.discard)
 
     async def _run(self) -> None:
-        async with ThreadSensitiveContext():
+        async with ThreadSensitiveContext() as lane:
+            SyncToAsync.context_to_thread_executor[lane] = interrupts.Hand()
             while True:
                 self._idle += 1
                 try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Count, Q
 
 from cq import bell, context, database, lifecycle, logs, settling, submission
 from cq.exceptions import ParentFinished, Revoked
@@ -196,8 +197,12 @@ def _still_mine(run: Run) -> Iterator[None]:
         yield
         return
     with transaction.atomic(using=database.alias()):
-        if database.lock(lifecycle.mine(run.task)).values_list("id").first() is None:
+        place = ("parent_id", "parent_run", "root_id", "depth")
+        row = database.lock(lifecycle.mine(run.task)).values(*place).first()
+        if row is None:
             raise Revoked(f"this run of {run.task.func_name} {run.task.id} is over")
+        for name, value in row.items():  # it may have been adopted meanwhile
+            setattr(run.task, name, value)
         yield
 
 
@@ -219,8 +224,12 @@ def check_returned(task: Task[Any], returned: Task[Any]) -> None:
     """Raise ValueError where `task` can't wait for the task that it returned."""
     if returned.id in _waiting_for(task):
         raise endless(returned)
-    if not tasks().filter(id=returned.id).exists():
+    row = tasks().filter(id=returned.id).first()
+    if row is None:
         raise ValueError(f"it returned the task {returned.id}, which does not exist")
+    if row.parent_id is None and task.run is not None and row.id in task.run.made:
+        for below in tasks().filter(root_id=row.id).order_by("-depth")[:1]:
+            submission.check_depth(below.func_name, task.depth + 1 + below.depth)
 
 
 def adopt(run: Run, returned: Task[Any]) -> None:
@@ -241,8 +250,8 @@ def adopt(run: Run, returned: Task[Any]) -> None:
             depth=task.depth + 1,
             prune_at=None,
         )
-        tasks().filter(root_id=link).exclude(id=link).update(root_id=task.root_id)
         if adopted:
+            lifecycle.move_tree(link, task.root_id, task.depth + 1)
             logs.move(link, task.root_id)
         row.update(linked=True)
         touched.append(link)
@@ -282,16 +291,34 @@ def _waiting_for(task: Task[Any]) -> set[UUID]:
 
 def progress(task: Task[Any]) -> tuple[float, float | None, str]:
     """`(done, total, message)`; with subtasks, total is their number, done the sum of their fractions."""
-    below = lifecycle.counted_subtasks(task)
-    total = below.count() if task._state.db else 0
-    if not total:
-        return task.progress_done or 0.0, task.progress_total, task.progress_message
-    unfinished = below.filter(status__in=ACTIVE)
-    done = float(total - unfinished.count())
-    done += sum(_fraction(subtask) for subtask in unfinished.exclude(started=None))
-    return done, float(total), task.progress_message
+    own = {task.id: (task.progress_done or 0.0, task.progress_total)}
+    done, total = own[task.id] if task._state.adding else _rolled_up(own)[task.id]
+    return done, total, task.progress_message
 
 
-def _fraction(task: Task[Any]) -> float:
-    done, total, _ = progress(task)
-    return min(max(done / total, 0.0), 1.0) if total else 0.0
+_Numbers = dict[UUID, tuple[float, float | None]]  # done and total, of each of several tasks
+
+
+def _rolled_up(own: _Numbers) -> _Numbers:
+    """What these say of themselves, or, of those with subtasks, these: a few queries for each level."""
+    rolled = dict(own)
+    ids = list(own)
+    for start in range(0, len(ids), lifecycle.BATCH):
+        batch = ids[start : start + lifecycle.BATCH]
+        counted = tasks().filter(lifecycle.counts_above(), parent_id__in=batch).order_by()
+        numbers = counted.values_list("parent_id").annotate(
+            total=Count("id"), done=Count("id", filter=Q(status__in=DONE))
+        )
+        rolled |= {parent: (float(done), float(total)) for parent, total, done in numbers}
+        # Of what has neither begun nor anything below it nothing is known.
+        may_know = Q(started__isnull=False) | Q(status=Status.WAITING) | Q(linked=True)
+        unfinished = counted.filter(may_know, status__in=ACTIVE).exclude(status=Status.PENDING)
+        rows = unfinished.values_list("id", "parent_id", "progress_done", "progress_total")
+        below = {found: (done or 0.0, total) for found, _, done, total in rows}
+        parents = {found: parent for found, parent, _, _ in rows}
+        for found, (done, total) in _rolled_up(below).items() if below else ():
+            so_far, number = rolled[parents[found]]
+            if total and number:
+                fraction = min(max(done / total, 0.0), 1.0)
+                rolled[parents[found]] = min(so_far + fraction, number), number
+    return rolled

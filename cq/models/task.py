@@ -13,12 +13,10 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from cq import logs, registry, revival, serial, waiting, workflow
-from cq.exceptions import UnknownTask
+from cq import logs, revival, serial, waiting, workflow
 from cq.models.fields import ParentKey, PayloadField
 from cq.models.querysets import TaskManager
-from cq.options import restored
-from cq.signature import masked
+from cq.signature import shown
 from cq.states import DONE, Status
 
 if TYPE_CHECKING:
@@ -258,18 +256,15 @@ class Task(models.Model, Generic[R]):
         return self.status == Status.SUCCESS
 
     @property
+    def revoked(self) -> bool:
+        """Whether it is revoked; inside it, whether its code is about to be stopped: see `Revoked`."""
+        return self.status == Status.REVOKED or (self.run is not None and self.run.revoked)
+
+    @property
     def shown_arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """`args` and `kwargs` with the sensitive ones as `***`."""
-        try:
-            definition = registry.get(self.func_name)
-        except UnknownTask:
-            # Nobody knows the names of the positional ones, nor, unless the row keeps them, which
-            # names are sensitive.
-            hidden = self.options.get("sensitive", list(self.kwargs))
-            return ["***"] * len(self.args), masked((), self.kwargs, hidden, ())[1]
-        options = restored(definition.options, self.options)
-        names = definition.names[int(self.passes_result) :]
-        return masked(self.args, self.kwargs, options.sensitive, names)
+        before = int(self.passes_result)
+        return shown(self.func_name, self.args, self.kwargs, self.options, before)
 
     @property
     def logs(self) -> list[dict[str, Any]]:

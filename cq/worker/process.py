@@ -16,7 +16,7 @@ from uuid import UUID
 from channels.layers import BaseChannelLayer
 from django.db import connections
 
-from cq import bell, hosting, logs, registry
+from cq import bell, hosting, interrupts, logs, registry
 from cq.lifecycle import tasks
 from cq.runner import Runner
 from cq.states import Status
@@ -48,6 +48,7 @@ def main(worker: UUID, plan: Plan, sign_of_life: int) -> int:
     hosting.give(runner)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears Ctrl-C, and tells us
     signal.signal(signal.SIGTERM, _stopper(runner))
+    interrupts.prepare_main_thread()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)  # what came since the fork is heard now
     ears = _Ears(runner)
     ears.start()

@@ -207,6 +207,9 @@ def test_channels_own_worker_runs_tasks_too(process, settings):
     later = tasks.add.using(run_after=timedelta(seconds=0.5)).delay(1)
     assert ["SUCCESS"] * 4 == statuses(*made, later)
     assert ["SUCCESS"] == statuses(tasks.third_time.delay())
+    for function in (tasks.takes, tasks.atakes):
+        late = function.using(timeout=0.2).delay(20, "never").wait(10)
+        assert ("FAILURE", True) == (late.status, late.error.startswith("TimeoutError"))
     assert started.exit_code is None
 
 

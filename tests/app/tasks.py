@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.utils import timezone, translation
 
@@ -385,3 +386,81 @@ async def asurroundings(cqt):
 @task
 def kills_its_process(cqt):
     os._exit(9)
+
+
+# -- Stopped
+
+
+@task
+def takes(cqt, seconds, name="", swallows=0):
+    """An effect if it has a name, then time, which can be stopped any moment; so often it goes on."""
+    if name:
+        Effect.objects.create(name=name)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            while time.monotonic() < end:
+                time.sleep(0.001)
+        except BaseException:
+            swallows -= 1
+            if swallows < 0:
+                raise
+    return swallows
+
+
+@task
+async def atakes(cqt, seconds, name="", swallows=0):
+    if name:
+        await Effect.objects.acreate(name=name)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            while time.monotonic() < end:  # noqa: ASYNC110  (it is time that is waited for)
+                await asyncio.sleep(0.001)
+        except BaseException:
+            swallows -= 1
+            if swallows < 0:
+                raise
+    return swallows
+
+
+@task
+async def takes_in_its_thread(cqt, seconds, name=""):
+    """What is stopped is neither on the loop nor in the main thread."""
+    await sync_to_async(takes.definition.function)(cqt, seconds, name)
+
+
+@task(atomic=False)
+def asks_whether_revoked(cqt):
+    end = time.monotonic() + 20
+    while not cqt.revoked and time.monotonic() < end:
+        time.sleep(0.01)
+    Effect.objects.create(name="saw it" if cqt.revoked else "did not")
+
+
+@task(atomic=False)
+def logs_until_revoked(cqt, how):
+    """Out of reach but for what it calls."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):
+            cqt.log("a line") if how == "log" else cqt.set_progress(1)
+        time.sleep(0.01)
+
+
+@task
+def asks_the_database(cqt, statement):
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@task(atomic=False)
+def asks_the_database_not_atomic(cqt, statement):
+    asks_the_database.definition.function(cqt, statement)
+
+
+@task
+def changes_its_own_row(cqt, seconds):
+    """Only its own transaction sees that."""
+    type(cqt).objects.filter(id=cqt.id).update(label="changed", meta={"a": 1})
+    time.sleep(seconds)
