@@ -17,19 +17,38 @@ TESTS = {"test", "tests", "idle_test"}  # Python's own hold files that are broke
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def python_files(folder, on_error=None):
-    """Names of the Python files in and below a folder, relative to it, sorted.
+def directories(folder, on_error=None):
+    """Directories with Python files at and below a folder, relative to it, sorted; `.` is itself.
 
-    Hidden folders and installed packages are left out, and, of the standard library, its tests;
-    folders that can't be read, too, of which `on_error` is told.
+    Hidden ones and installed packages are left out, and, of the standard library, its tests; those
+    that can't be read, or whose name is no text, too, of which `on_error` is told.
     """
     skipped = INSTALLED | (TESTS if Path(folder).resolve() == STDLIB else set())
     found = []
     for place, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if name not in skipped and name[0] != "."]
-        paths = (Path(place, name) for name in names if name.endswith(".py"))
-        found += [str(path.relative_to(folder)) for path in paths if path.is_file()]
+        if not is_text(place):
+            folders.clear()
+            if on_error:
+                on_error(f"{place!a} is no text")
+        elif any(name.endswith(".py") for name in names):
+            found.append(os.path.relpath(place, folder))
     return sorted(found)
+
+
+def python_files(directory):
+    """Names of the Python files in a directory, sorted."""
+    with os.scandir(directory) as entries:
+        return sorted(e.name for e in entries if e.name.endswith(".py") and e.is_file())
+
+
+def is_text(name):
+    """Whether a file's name can be written down: on Linux it may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def count(path):

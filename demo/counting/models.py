@@ -26,9 +26,9 @@ class Report(models.Model):
     def get_absolute_url(self):
         return reverse("counting:count", args=[self.task_id])
 
-    def add_up(self, files):
-        self.files = len(files)
-        self.failed = sum(bool(file.error) for file in files)
+    def add_up(self, files, failed):
+        self.files = len(files) + failed
+        self.failed = failed
         self.lines = sum(file.lines for file in files)
         self.words = sum(file.words for file in files)
         self.definitions = sum(file.definitions for file in files)
@@ -40,8 +40,6 @@ class FileCount(models.Model):
     lines = models.PositiveIntegerField(default=0)
     words = models.PositiveIntegerField(default=0)
     definitions = models.PositiveIntegerField(default=0)
-    error = models.TextField(blank=True)
-    traceback = models.TextField(blank=True)
 
     class Meta:
         ordering = ["name"]
@@ -49,14 +47,17 @@ class FileCount(models.Model):
     def __str__(self):
         return self.name
 
-    @classmethod
-    def of(cls, report, subtask):
-        """A row for a `count_file` task that has ended."""
-        counted = subtask.result if subtask.is_ok else {}
-        return cls(
-            report=report,
-            name=subtask.args[1],
-            error="" if subtask.is_ok else subtask.error or subtask.status.lower(),
-            traceback=subtask.traceback,
-            **counted,
-        )
+
+class BrokenFile(models.Model):
+    """Noted by an errorback as soon as it is known, before there is a report."""
+
+    task_id = models.UUIDField(db_index=True, editable=False)
+    name = models.TextField()
+    error = models.TextField()
+    traceback = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self):
+        return self.name

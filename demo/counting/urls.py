@@ -1,4 +1,4 @@
-"""One page to start, one to watch and read, and the numbers that it asks for."""
+"""One page to start, one to watch and read, the numbers that it asks for, and its two buttons."""
 
 from __future__ import annotations
 
@@ -11,4 +11,6 @@ urlpatterns = [
     path("", views.home, name="home"),
     path("counts/<uuid:task_id>/", views.count, name="count"),
     path("counts/<uuid:task_id>/state/", views.state, name="state"),
+    path("counts/<uuid:task_id>/revoke/", views.revoke, name="revoke"),
+    path("counts/<uuid:task_id>/retry/", views.retry, name="retry"),
 ]

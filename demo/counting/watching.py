@@ -3,52 +3,67 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 
+from django.db.models import Count
+
 from cq.models import Task
-from demo.counting.models import Report
+from demo.counting.models import BrokenFile, Report
 
 LINES = 200  # of the log; the queue keeps the newest 1,000
+DIRECTORIES = 300
+
+ROLES = {
+    "demo.count_folder": "the parent",
+    "demo.count_directory": "a subtask for each directory",
+    "cq.group": "its files, side by side",
+    "demo.count_file": "a task for each file",
+    "demo.add_up": "the fan-in, with then()",
+    "demo.note_broken": "the errorback",
+    "demo.write_report": "chained, with force_chain",
+}
 
 
 @dataclass
 class State:
-    """A snapshot of one count."""
+    """A snapshot of one count, by a handful of queries, however large it is."""
 
     status: str
-    done: float
-    total: float
+    done: int
+    total: int
     tasks: list[dict]
+    directories: list[dict]
+    more: int
     log: list[dict]
     failures: list[dict]
     finished: bool
+    retryable: bool
 
     @classmethod
     def of(cls, counting):
-        report_task = counting.successors.first()
-        done, total, _ = counting.progress
-        subtasks = Counter(counting.subtasks.order_by().values_list("status", flat=True))
+        report_task = counting.successors.order_by("-submitted", "-id").first()
         successor = [report_task] if report_task else []
+        statuses = _statuses(counting)
+        statuses["demo.write_report"] = {one.status: 1 for one in successor}
+        files = _files(counting)
+        finished = report_task is None or report_task.is_done
+        directories = counting.subtasks.filter(func_name="demo.count_directory").order_by("id")
         return cls(
             status=counting.status,
-            done=done,
-            total=total or 0,
-            tasks=[
-                _task("count_folder", {counting.status: 1}, "the parent"),
-                _task("count_file", subtasks, "a subtask for each file"),
-                _task(
-                    "write_report",
-                    {one.status: 1 for one in successor},
-                    "chained, with force_chain",
-                ),
-            ],
+            done=sum(done for done, _ in files.values()),
+            total=sum(total for _, total in files.values()),
+            tasks=[_task(name, statuses[name]) for name in ROLES],
+            directories=[_directory(one, *files[one.id]) for one in directories[:DIRECTORIES]],
+            more=max(0, sum(statuses["demo.count_directory"].values()) - DIRECTORIES),
             log=[_line(line) for one in [counting, *successor] for line in one.logs[-LINES:]],
             failures=[
-                {"name": one.args[1], "error": one.error, "traceback": one.traceback}
-                for one in counting.subtasks.errors().order_by("finished")[:20]
+                {"name": one.name, "error": one.error, "traceback": one.traceback}
+                for one in BrokenFile.objects.filter(task_id=counting.id)[:20]
             ],
-            finished=report_task is None or report_task.is_done,
+            finished=finished,
+            retryable=finished and counting.status in ("FAILURE", "LOST", "INCOMPLETE"),
         )
 
     @property
@@ -68,13 +83,45 @@ def latest(number=8):
     return [(one, reports.get(one.id)) for one in found]
 
 
-def _task(name, statuses, role):
-    order = list(Task.Status)
-    counts = sorted(statuses.items(), key=lambda item: order.index(item[0]))
+def _statuses(counting):
+    """How many tasks of the tree have which status, by their function."""
+    found = defaultdict(dict)
+    rows = Task.objects.filter(root=counting).order_by().values("func_name", "status")
+    for row in rows.annotate(number=Count("id")):
+        found[row["func_name"]][row["status"]] = row["number"]
+    return found
+
+
+def _files(counting):
+    """How many files of each directory are done, and how many it has.
+
+    `counting.progress` says as much of the whole, and asks about one directory after the other.
+    """
+    files = Task.objects.filter(root=counting, func_name="demo.count_file").order_by()
+    rows = files.values_list("parent__parent_id").annotate(Count("finished"), Count("id"))
+    return defaultdict(lambda: (0, 0), {directory: numbers for directory, *numbers in rows})
+
+
+def _directory(task, done, total):
     return {
-        "name": name,
-        "role": role,
-        "counts": [{"status": str(status), "number": number} for status, number in counts],
+        "name": task.label,
+        "depth": task.label.count(os.sep) + 1,
+        "status": task.status,
+        "done": done,
+        "total": total,
+        "lines": task.result["lines"] if task.is_ok else None,
+    }
+
+
+def _task(name, statuses):
+    order = list(Task.Status)
+    counts = Counter(statuses)
+    return {
+        "name": name.removeprefix("demo.").removeprefix("cq."),
+        "role": ROLES[name],
+        "counts": [
+            {"status": str(status), "number": counts[status]} for status in order if counts[status]
+        ],
     }
 
 

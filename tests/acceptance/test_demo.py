@@ -44,12 +44,19 @@ class Browser:
         with self._opener.open(urllib.parse.urljoin(self.url, path), timeout=30) as answer:
             return answer.read().decode()
 
-    def post(self, path, **fields):
-        """Returns the address that it ends at, and its page."""
+    def post(self, path, *, to="", **fields):
+        """The form that is on a page. Returns the address that it ends at, and its page."""
         token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', self.get(path))[1]
         data = urllib.parse.urlencode({"csrfmiddlewaretoken": token, **fields}).encode()
-        with self._opener.open(urllib.parse.urljoin(self.url, path), data, timeout=30) as answer:
+        address = urllib.parse.urljoin(self.url, to or path)
+        with self._opener.open(address, data, timeout=30) as answer:
             return answer.url, answer.read().decode()
+
+    def press(self, path, button):
+        """One of the two buttons of a count."""
+        action = f"{urllib.parse.urlsplit(path).path}{button}/"
+        assert f'action="{action}"' in self.get(path)
+        return self.post(path, to=action)
 
 
 @pytest.fixture
@@ -155,19 +162,23 @@ def assert_counted(browser, folder):
     assert "WAITING" in seen
     assert seen[-1] == "INCOMPLETE"
     last = states[-1]
-    assert {task["name"]: task["counts"] for task in last["tasks"]} == {
-        "count_folder": [{"status": "INCOMPLETE", "number": 1}],
-        "count_file": [
-            {"status": "SUCCESS", "number": expected["files"] - 1},
-            {"status": "FAILURE", "number": 1},
-        ],
-        "write_report": [{"status": "SUCCESS", "number": 1}],
+    assert counts_of(last) == {
+        "count_folder": {"INCOMPLETE": 1},
+        "count_directory": {"SUCCESS": 3, "INCOMPLETE": 1},
+        "group": {"SUCCESS": 3, "INCOMPLETE": 1},
+        "count_file": {"SUCCESS": expected["files"] - 1, "FAILURE": 1},
+        "add_up": {"SUCCESS": 3, "SKIPPED": 1},
+        "note_broken": {"SUCCESS": 1},
+        "write_report": {"SUCCESS": 1},
     }
+    assert_tree(last, folder, expected)
+    assert any(0 < state["done"] < state["total"] for state in states)
     (failure,) = last["failures"]
     assert failure["name"] == BROKEN
     assert failure["error"].startswith("SyntaxError: ")
     assert "Traceback (most recent call last):" in failure["traceback"]
     messages = [line["message"] for line in last["log"]]
+    assert f"{BROKEN}: {failure['error']}" in messages
     assert any(message.startswith("json/decoder.py: ") for message in messages)
     assert messages[-1] == f"Report written: {expected['files']} files, 1 of them failed"
 
@@ -177,7 +188,75 @@ def assert_counted(browser, folder):
     assert f"<b>{BROKEN}</b>" in page
     assert html.escape(MARKUP) in page
     assert MARKUP not in page
+    assert '<span class="name">json</span>' in page
     assert html.escape(str(folder)) in browser.get("/")
+    return address
+
+
+def id_in(address):
+    return address.rstrip("/").rpartition("/")[2]
+
+
+def counts_of(state):
+    return {
+        task["name"]: {count["status"]: count["number"] for count in task["counts"]}
+        for task in state["tasks"]
+    }
+
+
+def assert_tree(state, folder, expected):
+    """A line for each directory, with its own files and their sum; the sample has none."""
+    sample, *rows = state["directories"]
+    assert (sample["status"], sample["done"], sample["total"]) == ("INCOMPLETE", 1, 1)
+    assert sample["lines"] is None
+    assert [row["name"] for row in rows] == [".", "json", "logging"]
+    for row in rows:
+        own = [path for path in (folder / row["name"]).iterdir() if path.suffix == ".py"]
+        assert (row["status"], row["done"], row["total"]) == ("SUCCESS", len(own), len(own))
+    assert sum(row["lines"] for row in rows) == expected["lines"]
+
+
+def assert_retried(browser, folder, retry):
+    """A broken file is mended, and only what failed runs again; the demo's own fails once more."""
+    (folder / "more").mkdir()
+    (folder / "more" / "good.py").write_text("def six(): pass\n")
+    bad = folder / "more" / "bad.py"
+    bad.write_text("def seven(: pass\n")
+    address, _ = browser.post("/", folder=str(folder))
+    before = watched(browser, address)[-1]
+    assert [failure["name"] for failure in before["failures"]] == [BROKEN, "more/bad.py"]
+    assert before["retryable"]
+    bad.write_text("def seven(): pass\n")
+    retry(address)
+    after = watched(browser, address)[-1]
+    expected = counted_independently(folder)
+    assert counts_of(after) == {
+        "count_folder": {"INCOMPLETE": 1},
+        "count_directory": {"SUCCESS": 4, "INCOMPLETE": 1},
+        "group": {"SUCCESS": 4, "INCOMPLETE": 1},
+        "count_file": {"SUCCESS": expected["files"] - 1, "FAILURE": 1},
+        "add_up": {"SUCCESS": 4, "SKIPPED": 1},
+        "note_broken": {"SUCCESS": 3},
+        "write_report": {"SUCCESS": 1},
+    }
+    assert [failure["name"] for failure in after["failures"]] == [BROKEN]
+    assert shown_totals(browser.get(address)) == expected
+
+
+def assert_revoked(browser):
+    """At once, with all that is under it and the report."""
+    address, _ = browser.post("/", folder=str(STDLIB))
+    browser.press(address, "revoke")
+    state = json.loads(browser.get(f"{address}state/"))
+    assert (state["status"], state["finished"], state["retryable"]) == ("REVOKED", True, False)
+    counts = counts_of(state)
+    assert counts["write_report"] == {"REVOKED": 1}
+    for name in "count_directory", "group", "count_file", "add_up":
+        assert set(counts[name]) <= {"REVOKED", "SUCCESS", "FAILURE", "INCOMPLETE", "SKIPPED"}
+    page = browser.get(address)
+    assert "It was revoked" in page
+    assert "/revoke/" not in page
+    assert "/retry/" not in page
 
 
 def assert_stops(demo, number, environment, *, group=False):
@@ -208,6 +287,16 @@ def test_demo_with_embedded_valkey(process, environment, folder):
     assert f"in {expected['files']} files" in command.output
     assert f"{expected['words']:,}" in command.output
     assert "SyntaxError: " in command.output
+    assert re.search(r"SUCCESS +5 of 5 +json", command.output)
+    assert re.search(r"INCOMPLETE +1 of 1 +the demo's sample", command.output)
+
+    def retry(address):
+        command = process("-m", "demo", "count", "--retry", id_in(address), env=environment)
+        assert command.wait(60) == 0
+        assert "of them failed" in command.output
+
+    assert_revoked(browser)
+    assert_retried(browser, folder, retry)
 
     second = process("-m", "demo", env=environment)
     assert second.wait() == 1
@@ -222,7 +311,13 @@ def test_demo_without_redis(process, environment, folder):
     environment["DEMO_PLAIN"] = "1"
     demo, url = started(process, environment)
     assert "workers poll the database" in demo.output
-    assert_counted(Browser(url), folder)
+    browser = Browser(url)
+    address = assert_counted(browser, folder)
+    command = process("-m", "demo", "count", "--revoke", id_in(address), env=environment)
+    assert command.wait(60) == 0
+    assert "It has ended already." in command.output
+    assert_revoked(browser)
+    assert_retried(browser, folder, lambda address: browser.press(address, "retry"))
     assert_stops(demo, signal.SIGTERM, environment)
 
 

@@ -1,8 +1,10 @@
-"""A new project, as `startproject` makes it, for what the docs say to do in one."""
+"""A new project, as `startproject` makes it, for what the docs say to do in one; a page's calls, with a real worker."""
 
 from __future__ import annotations
 
 import contextlib
+import doctest
+import importlib
 import os
 import signal
 import subprocess
@@ -10,9 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from asgiref.sync import SyncToAsync
+from django.conf import settings as django_settings
+from django.db import connections
 
+from cq import registry
+from cq.models import Task
 from tests import servers
-from tests.docs.readme import ROOT
+from tests.docs.readme import ROOT, blocks, of_file
 
 
 @pytest.fixture
@@ -51,3 +58,43 @@ def project(tmp_path):
             os.killpg(shell.pid, signal.SIGKILL)
         shell.wait(10)
         servers.unwatch(shell.pid)
+
+
+@pytest.fixture
+def shop(request, tmp_path, monkeypatch):
+    """An app whose tasks.py is what the test module's PAGE puts there; gives the module."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "tasks.py").write_text(of_file(request.module.PAGE, "tasks.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    known = dict(registry._definitions)
+    yield importlib.import_module("shop.tasks")
+    for name in "shop", "shop.tasks":
+        del sys.modules[name]
+    registry._definitions.clear()
+    registry._definitions.update(known)
+
+
+@pytest.fixture
+def run_section(request, shop, worker, tmp_path):
+    """Runs the calls of one section of PAGE beside a worker that knows `shop`, and compares the answers."""
+
+    def run(name, options):
+        page = request.module.PAGE
+        python_path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        worker(
+            "--processes",
+            "1",
+            settings={"INSTALLED_APPS": [*django_settings.INSTALLED_APPS, "shop"]},
+            env={"PYTHONPATH": python_path},
+        ).wait_ready()
+        calls = "".join(b.text for b in blocks(page) if b.section == name and b.language == "pycon")
+        names = {**vars(shop), "Task": Task}
+        test = doctest.DocTestParser().get_doctest(calls, names, f"{page}, {name}", page, 0)
+        said: list[str] = []
+        doctest.DocTestRunner(optionflags=options).run(test, out=said.append)
+        # Where async code, outside of a server, has its connection.
+        SyncToAsync.single_thread_executor.submit(connections.close_all).result(10)
+        assert not said, "".join(said)
+
+    return run

@@ -41,3 +41,8 @@ def blocks(page: str) -> Iterator[Block]:
 def of_file(page: str, file: str) -> str:
     """What the page puts into one file, from top to bottom."""
     return "\n\n".join(block.text for block in blocks(page) if block.file == file)
+
+
+def sections(page: str) -> list[str]:
+    """The headings under which the page shows calls."""
+    return sorted({block.section for block in blocks(page) if block.language == "pycon"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib
 import os
 import re
 import shlex
@@ -11,21 +10,16 @@ import subprocess
 import sys
 
 import pytest
-from asgiref.sync import SyncToAsync
-from django.conf import settings as django_settings
-from django.db import connections
 
-from cq import registry
-from cq.models import Task
-from tests.docs.readme import ROOT, blocks, of_file
+from tests.docs.readme import ROOT, blocks, of_file, sections
 
-README = "README.md"
-SECTIONS = sorted({block.section for block in blocks(README) if block.language == "pycon"})
+PAGE = "README.md"
+SECTIONS = sections(PAGE)
 OPTIONS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL | doctest.NORMALIZE_WHITESPACE
 
 
 def section(name, language):
-    return [b.text for b in blocks(README) if b.section == name and b.language == language]
+    return [b.text for b in blocks(PAGE) if b.section == name and b.language == language]
 
 
 def test_quickstart_runs_literally(project):
@@ -54,12 +48,12 @@ def test_with_redis(project, redis_server, tmp_path):
     for line in commands.strip().splitlines()[1:4]:
         project(line)
     settings = tmp_path / "mysite" / "settings.py"
-    given = of_file(README, "settings.py")
+    given = of_file(PAGE, "settings.py")
     assert '"redis://localhost:6379/0"' in given
     given = given.replace("redis://localhost:6379/0", redis_server.connection_url)
     # No poll would come in time.
     settings.write_text(f"{settings.read_text()}\n{given}\nCQ_POLL_INTERVAL = 3600\n")
-    (tmp_path / "mysite" / "asgi.py").write_text(of_file(README, "asgi.py"))
+    (tmp_path / "mysite" / "asgi.py").write_text(of_file(PAGE, "asgi.py"))
     assert "no issues" in project("python manage.py check")
     last = commands.strip().splitlines()[-1]
     (runworker,) = section("With Redis", "sh")
@@ -70,38 +64,9 @@ def test_with_redis(project, redis_server, tmp_path):
         worker.wait(10)
 
 
-@pytest.fixture
-def shop(tmp_path, monkeypatch):
-    """An app whose tasks.py is what the README puts there; gives the module."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "__init__.py").touch()
-    (tmp_path / "shop" / "tasks.py").write_text(of_file(README, "tasks.py"))
-    monkeypatch.syspath_prepend(tmp_path)
-    known = dict(registry._definitions)
-    yield importlib.import_module("shop.tasks")
-    for name in "shop", "shop.tasks":
-        del sys.modules[name]
-    registry._definitions.clear()
-    registry._definitions.update(known)
-
-
 @pytest.mark.parametrize("name", SECTIONS)
-def test_section(name, shop, worker, tmp_path):
-    python_path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    worker(
-        "--processes",
-        "1",
-        settings={"INSTALLED_APPS": [*django_settings.INSTALLED_APPS, "shop"]},
-        env={"PYTHONPATH": python_path},
-    ).wait_ready()
-    text = "".join(section(name, "pycon"))
-    names = {**vars(shop), "Task": Task}
-    test = doctest.DocTestParser().get_doctest(text, names, f"README, {name}", README, 0)
-    said: list[str] = []
-    doctest.DocTestRunner(optionflags=OPTIONS).run(test, out=said.append)
-    # Where async code, outside of a server, has its connection.
-    SyncToAsync.single_thread_executor.submit(connections.close_all).result(10)
-    assert not said, "".join(said)
+def test_section(name, run_section):
+    run_section(name, OPTIONS)
 
 
 def test_every_section_with_calls_has_the_tasks_that_it_calls():
@@ -116,7 +81,7 @@ def test_links_lead_somewhere():
 
 
 def test_comparison_names_tests_that_there_are():
-    commands = re.findall(r"`pytest ([^`]+)`", (ROOT / README).read_text())
+    commands = re.findall(r"`pytest ([^`]+)`", (ROOT / PAGE).read_text())
     assert len(commands) > 10
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-header", "tests"],

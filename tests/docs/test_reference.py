@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import tomllib
 
@@ -16,6 +17,7 @@ from cq.models import Task
 from cq.options import Options
 from tests.docs.readme import ROOT
 
+DJANGO = {"save", "delete", "refresh_from_db"}  # methods of every model, which have async forms
 ARCHITECTURE = "docs/explanation/architecture.md"
 
 
@@ -86,21 +88,26 @@ def test_everything_that_is_exported():
 
 def test_public_verbs_of_a_task():
     page = text("docs/reference/api.md")
-    verbs = [
-        "wait",
-        "async_wait",
-        "subtask",
-        "subtasks",
-        "chain",
-        "then",
-        "log",
-        "set_progress",
-        "position",
-    ]
-    verbs += ["asubtask", "asubtasks", "achain", "athen", "aposition"]
+    verbs = {
+        name
+        for name, value in vars(Task).items()
+        if not name.startswith("_")
+        and inspect.isfunction(value)
+        and value.__module__ == Task.__module__
+    }
+    assert {"wait", "subtask", "chain", "then", "errorback", "revoke", "retry", "log"} <= verbs
     for verb in verbs:
-        assert hasattr(Task, verb)
-        assert f"`{verb}" in page or f"await {verb}(" in page, verb
+        assert f"`{verb}`" in page or f"`{verb}(" in page or f"await {verb}(" in page, verb
+    for verb in ("revoked", "progress", "logs", "is_done", "is_ok"):
+        assert f"`{verb}`" in page, verb
+
+
+def test_async_forms_are_named_in_the_readme():
+    there = {name for name in vars(Task) if hasattr(Task, f"a{name}")}
+    assert {"subtask", "errorback", "revoke", "retry"} <= there
+    section = text("README.md").partition("## Async")[2].partition("## Options")[0]
+    for name in there - {"logs", "progress", "position"} - DJANGO:
+        assert f"`a{name}`" in section, name
 
 
 def test_state_diagram():
@@ -126,8 +133,25 @@ def test_functions_that_the_architecture_names():
             assert f"def {name}(" in path.read_text(), f"{module}.{name}"
 
 
-def test_no_page_promises_what_is_not_there():
-    """The README says what is not there yet; when it is, the sentence has to go."""
-    for name in ("revoke", "retry", "errorback"):
-        assert not hasattr(Task, name), f"{name} is there: the README says that it is not"
-    assert not hasattr(cq, "group")
+def test_what_is_not_there_yet_is_said():
+    """The README says what is not there; when it is, the sentence has to go."""
+    not_yet = text("README.md").partition("**Not there yet**")[2].partition("\n*")[0]
+    options = {field.name for field in dataclasses.fields(Options)}
+    for option in ("unique", "concurrency", "rate", "repeat"):
+        assert option not in options
+    assert not hasattr(cq, "schedule_task")
+    assert not (ROOT / "cq/backends.py").exists()
+    for missing in (
+        "repeating tasks",
+        "`unique`",
+        "`concurrency`",
+        "`rate`",
+        "`django.tasks`",
+        "live page",
+    ):
+        assert missing in " ".join(not_yet.split()), missing
+
+
+def test_no_page_says_that_what_is_there_has_no_effect():
+    for page in ROOT / "README.md", *ROOT.glob("docs/**/*.md"):
+        assert "without effect" not in page.read_text(), page

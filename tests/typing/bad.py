@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from cq import task
+from cq import chain, group, task
 from cq.models import Task
 
 
@@ -23,6 +23,23 @@ def text_of(cqt: Task[str], number: int, unit: str = "m") -> str:
 @task
 async def later(cqt: Task[float], x: float) -> float:
     return x
+
+
+@task
+def total(cqt: Task[int], numbers: list[int | None]) -> int:
+    return len(numbers)
+
+
+@task
+def note(cqt: Task[None], error: dict[str, Any], where: str = "") -> None: ...
+
+
+@task
+def note_of_text(cqt: Task[None], error: str) -> None: ...
+
+
+@task
+def nothing(cqt: Task[None]) -> None: ...
 
 
 def calls(cqt: Task[Any]) -> None:
@@ -65,6 +82,38 @@ def links(made: Task[int]) -> None:
     number: str = made.subtasks(add, [1])  # E: assignment
     found: Task[str] = made.chain(add, 1)  # E: call-overload
     made.nothing()  # E: attr-defined
+
+
+def workflows(made: Task[int], text: Task[str]) -> None:
+    text.then(add)  # E: call-overload
+    text_of.delay(1).then(add, 2)  # E: call-overload
+    text_of.delay(1).then(total)  # E: call-overload
+    group(add)  # E: arg-type
+    group(add.s(1), 2)  # E: arg-type
+    group(add.s(n) for n in range(3))  # E: arg-type
+    group([add.s(1)])  # E: arg-type
+    group(add.s("one"))  # E: arg-type
+    chain(add.s(1), text_of)  # E: arg-type
+    group(text_of.s(1)).delay().then(total)  # E: call-overload
+    group(add.s(1)).delay().then(add)  # E: call-overload
+    group(add.s(1)).delay(1)  # E: call-arg
+    group(add.s(1)).using(retries=3)  # E: call-arg
+    group(add.s(1)).using(fail_fast="yes")  # E: arg-type
+    number: Task[int] = group(add.s(1)).delay()  # E: assignment
+    made.subtask(group(add.s(1)), 1)  # E: call-overload
+    made.then(group(add.s(1)))  # E: call-overload
+    made.errorback(group(add.s(1)))  # E: call-overload
+
+
+def ends(made: Task[int]) -> None:
+    made.errorback(nothing)  # E: call-overload
+    made.errorback(add, 1)  # E: call-overload
+    made.errorback(note_of_text)  # E: call-overload
+    made.errorback(note, 1)  # E: call-overload
+    made.errorback(note, here="x")  # E: call-overload
+    made.errorback(print)  # E: call-overload
+    text: Task[str] = made.retry()  # E: assignment
+    made.revoke(1)  # E: call-arg
 
 
 @task  # E: arg-type

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from cq import AsyncTaskFunction, Retry, Signature, task
+from cq import AsyncTaskFunction, Retry, Signature, Workflow, chain, group, task
 from cq.models import Task
 
 
@@ -50,6 +50,26 @@ def text_of(cqt: Task[str], number: int, unit: str = "m") -> str:
     return f"{number} {unit}"
 
 
+@task
+def total(cqt: Task[int], numbers: list[int | None]) -> int:
+    return sum(n for n in numbers if n is not None)
+
+
+@task
+def count(cqt: Task[int], found: list[Any]) -> int:
+    return len(found)
+
+
+@task
+def note(cqt: Task[None], error: dict[str, Any], where: str = "") -> None:
+    cqt.log(f"{where}: {error['type']}")
+
+
+@task
+async def anote(cqt: Task[str], error: dict[str, Any]) -> str:
+    return str(error["message"])
+
+
 def calls() -> None:
     assert_type(add(1), int)
     assert_type(add(1, b=2), int)
@@ -87,6 +107,39 @@ def links() -> None:
         child.wait()
 
 
+def workflows() -> None:
+    numbers = group(add.s(1), add.s(2, b=3))
+    assert_type(numbers, Workflow[list[int | None]])
+    assert_type(numbers.delay(), Task[list[int | None]])
+    assert_type(numbers.delay().then(total), Task[int])
+    assert_type(numbers.delay().then(total.using(force_chain=True)).then(text_of), Task[str])
+    assert_type(numbers.using(fail_fast=True, label="x").delay(), Task[list[int | None]])
+    assert_type(group(*(add.s(n) for n in range(3))), Workflow[list[int | None]])
+    nested = group(numbers, group(add.s(4)))
+    assert_type(nested.delay(), Task[list[list[int | None] | None]])
+    assert_type(chain(add.s(1), text_of.s(1)), Workflow[Any])
+    mixed = group(chain(add.s(1), text_of.s(1)), text_of.s(2))
+    assert_type(mixed.delay().then(count), Task[int])
+    made = add.delay(1)
+    assert_type(made.subtask(numbers), Task[list[int | None]])
+    assert_type(made.subtask(numbers).then(total), Task[int])
+    assert_type(made.chain(numbers), Task[list[int | None]])
+    assert_type(made.subtasks(add.using(priority=1), ((n, n) for n in range(5))), int)
+
+
+def ends() -> None:
+    made = add.delay(1)
+    assert_type(made.errorback(note), Task[int])
+    assert_type(made.errorback(note, "here").errorback(note, where="there"), Task[int])
+    assert_type(made.errorback(anote).then(text_of), Task[str])
+    assert_type(made.errorback(note, ("here",), {}), Task[int])
+    assert_type(made.errorback(note.using(priority=5)), Task[int])
+    assert_type(made.revoke(), bool)
+    assert_type(made.retry(), Task[int])
+    assert_type(made.retry().wait(5), Task[int])
+    assert_type(made.revoked, bool)
+
+
 def state() -> None:
     made = add.delay(1)
     assert_type(made.wait(timeout=5), Task[int])
@@ -111,3 +164,7 @@ async def asynchronous() -> None:
     assert_type(await coroutine, float)
     function: AsyncTaskFunction[[float], float] = later
     assert_type(await function(1.0), float)
+    assert_type(await group(add.s(1)).adelay(), Task[list[int | None]])
+    assert_type(await made.aerrorback(note, "here"), Task[int])
+    assert_type(await made.arevoke(), bool)
+    assert_type(await made.aretry(), Task[int])

@@ -30,6 +30,24 @@ function failure({ name, error, traceback }) {
   return made;
 }
 
+function directory({ name, depth, status: word, done, total, lines }) {
+  const bar = element("progress", "");
+  bar.max = total || 1;
+  bar.value = done;
+  bar.ariaLabel = name;
+  const made = element(
+    "li",
+    "",
+    element("span", "name", name),
+    element("span", "lines", lines === null ? "" : `${grouped(lines)} lines`),
+    bar,
+    element("span", "of", `${grouped(done)} of ${grouped(total)}`),
+    status(word),
+  );
+  made.style.setProperty("--depth", depth);
+  return made;
+}
+
 function show(state) {
   part("status").replaceChildren(status(state.status));
   part("done").textContent = grouped(state.done);
@@ -46,6 +64,9 @@ function show(state) {
     part("failure-list").append(failure(failed));
     part("failures").hidden = false;
   }
+  part("tree").replaceChildren(...state.directories.map(directory));
+  part("more").hidden = !state.more;
+  part("more-number").textContent = grouped(state.more);
   const log = part("log");
   const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.replaceChildren(
