@@ -40,7 +40,10 @@ LONGEST = 10_000
 EMPTY = "-"
 
 # What the list does not show, and should not load.
-_HEAVY = ("args", "kwargs", "result", "error", "traceback", "attempts", "log_lines", "options")
+_HEAVY = (
+    *("args", "kwargs", "result", "error", "traceback", "attempts", "log_lines", "options"),
+    *("members", "errorbacks"),
+)
 
 
 class ReadOnly:
@@ -247,7 +250,8 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
 
     @admin.display(description="result")
     def shown_result(self, task: Task[Any]) -> str:
-        return _text(_json(task.result)) if task.status == Status.SUCCESS else EMPTY
+        has_result = task.status in (Status.SUCCESS, Status.INCOMPLETE)
+        return _text(_json(task.result)) if has_result else EMPTY
 
     @admin.display(description="meta")
     def shown_meta(self, task: Task[Any]) -> str:
@@ -263,7 +267,7 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
 
     @admin.display(description="options")
     def shown_options(self, task: Task[Any]) -> str:
-        names = ("atomic", "rerun_lost", "force_chain", "retries")
+        names = ("atomic", "rerun_lost", "fail_fast", "force_chain", "retries")
         return ", ".join(f"{name}={getattr(task, name)}" for name in names)
 
     @admin.display(description="attempts")

@@ -31,13 +31,14 @@ from cq.options import (
     options_of_function,
 )
 from cq.registry import Definition
-from cq.signature import Container, Signature, call, spread
+from cq.signature import Container, Signature, call, signature, spread, taking_result
 
 if TYPE_CHECKING:
     from cq.models import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R2 = TypeVar("R2")
 
 
 class TaskFunction(Generic[P, R]):
@@ -146,6 +147,36 @@ class Workflow(Container[R]):
     async def adelay(self) -> Task[R]:
         """`delay()` for async code."""
         return await sync_to_async(self.delay)()
+
+    @overload
+    def chain(self, f: TaskFunction[P, R2], *args: P.args, **kwargs: P.kwargs) -> Workflow[R2]: ...
+    @overload
+    def chain(
+        self, f: TaskFunction[..., R2], args: tuple[Any, ...], kwargs: Mapping[str, Any] = ..., /
+    ) -> Workflow[R2]: ...
+    @overload
+    def chain(self, f: Signature[R2] | Container[R2]) -> Workflow[R2]: ...
+    def chain(self, f: Any, *args: Any, **kwargs: Any) -> Workflow[Any]:
+        """A chain of this and one more call."""
+        return self._and(signature(f, args, kwargs))
+
+    @overload
+    def then(
+        self, f: TaskFunction[Concatenate[R, P], R2], *args: P.args, **kwargs: P.kwargs
+    ) -> Workflow[R2]: ...
+    @overload
+    def then(
+        self, f: TaskFunction[..., R2], args: tuple[Any, ...], kwargs: Mapping[str, Any] = ..., /
+    ) -> Workflow[R2]: ...
+    @overload
+    def then(self, f: Signature[R2]) -> Workflow[R2]: ...
+    def then(self, f: Any, *args: Any, **kwargs: Any) -> Workflow[Any]:
+        """`chain()`, with the result of this as first argument: `group(…).then(total)` is fan-in."""
+        return self._and(taking_result(signature(f, args, kwargs)))
+
+    def _and(self, last: Signature[Any] | Container[Any]) -> Workflow[Any]:
+        is_plain = self.kind == "chain" and self.options == Options()
+        return Workflow("chain", (*(self.members if is_plain else (self,)), last))
 
 
 def group(*members: Signature[R] | Container[R]) -> Workflow[list[R | None]]:

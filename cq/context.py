@@ -51,6 +51,8 @@ class Run:
     """What an atomic run added to itself: its end writes it, good or bad."""
     revokes: list[UUID] = field(default_factory=list)
     """Itself, or what is above it: to be revoked once it is rolled back."""
+    concerned: list[UUID] = field(default_factory=list)
+    """What is to be settled once what an atomic run did to it is committed."""
     deadline: float | None = None  # by time.monotonic()
     is_overdue: bool = False
     revoked: bool = False

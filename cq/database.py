@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.db import (
@@ -27,6 +29,8 @@ from cq.conf import settings
 
 if TYPE_CHECKING:
     from cq.models import LogLine, Task, Worker
+
+T = TypeVar("T")
 
 logger = logging.getLogger("cq")
 
@@ -89,16 +93,27 @@ def passing(error: BaseException) -> bool:
     if busy(error):
         return True
     cause = error.__cause__
-    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
-    if state is not None:
+    if _code(cause) in _PASSING_CODES:
+        return True
+    if state := _state(cause):
         return state[:2] in _PASSING_CLASSES or state in _PASSING_STATES
-    if cause is not None and cause.args and isinstance(cause.args[0], int):
-        return cause.args[0] in _PASSING_CODES
+    if _code(cause) is not None:
+        return False
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     # What psycopg did not hear from the server: it is not to be found, or went away without a word.
     by_psycopg = cause is not None and type(cause).__module__.startswith("psycopg")
     return by_psycopg or "connection" in str(error).lower()
+
+
+def _code(cause: BaseException | None) -> int | None:
+    """MariaDB's number. It says more than the SQLSTATE beside it, which is HY000 for a lock timeout."""
+    code = cause.args[0] if cause is not None and cause.args else None
+    return code if isinstance(code, int) else None
+
+
+def _state(cause: BaseException | None) -> str:
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
 # PostgreSQL: conflicts, connections; locks, shutdowns, too many clients, a standby after a failover.
@@ -115,6 +130,32 @@ def busy(error: BaseException) -> bool:
 
 
 _LOCKED = re.compile(r"database( table| schema)? is locked", re.IGNORECASE)
+
+
+def in_transaction(step: Callable[[], T]) -> T:
+    """`step()` in a transaction, and anew where the database broke that off in favour of another's.
+
+    MariaDB does so without fault of ours: it locks a row's index entries one by one, in an order
+    of its own. Inside the caller's transaction, which is gone then, the error is the caller's.
+    """
+    for tries in range(CONFLICTS):
+        try:
+            with transaction.atomic(using=alias()):
+                return step()
+        except OperationalError as error:
+            if depth() or not _is_conflict(error):
+                raise
+            time.sleep(0.01 * 2**tries * random.uniform(0.5, 1.5))
+    with transaction.atomic(using=alias()):
+        return step()
+
+
+CONFLICTS = 6
+
+
+def _is_conflict(error: OperationalError) -> bool:
+    cause = error.__cause__
+    return _code(cause) in (1020, 1205, 1213) or _state(cause).startswith("40")
 
 
 def wrote_since(mark: int) -> bool:

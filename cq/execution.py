@@ -166,6 +166,9 @@ def _settle(task: Task[Any], step: _Next | None) -> None:
         _guarded(settling.complete_above, task.parent_id)
     elif step is _Next.DONE and (task.attempts or (task.run is not None and task.run.logged)):
         _guarded(logs.store, task.id)
+    if step in {_Next.SETTLE, _Next.DONE} and task.run is not None:
+        for task_id in task.run.concerned:
+            _guarded(settling.settle, task_id)
 
 
 def _guarded(step: Any, task_id: UUID) -> None:

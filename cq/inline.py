@@ -1,12 +1,13 @@
 """Direct calls: a task function runs here and now, without rows, and what it makes runs after it.
 
 The meaning is that of a worker, told in memory: a subtask's failure fails the call, a successor
-follows a success, `force_chain` follows anything, a returned task gives its result.
+follows a success, `force_chain` follows anything, a returned task gives its result, retries are at once.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from cq import (
     lifecycle,
     payload,
     registry,
+    retry,
     settling,
     submission,
     tracebacks,
@@ -27,10 +29,10 @@ from cq import (
 )
 from cq.conf import settings
 from cq.context import Run
-from cq.exceptions import Revoked, TaskFailed
+from cq.exceptions import Revoked, TaskFailed, TooDeep
 from cq.options import Options, restored
 from cq.registry import Definition
-from cq.states import ANSWERED, ERROR, Status
+from cq.states import ANSWERED, DONE, ERROR, Status
 from cq.submission import Place
 
 if TYPE_CHECKING:
@@ -149,14 +151,17 @@ class _Tree:
         task.root = task
         self._top = Run(task, options, "inline")
         self._step = _Step(definition, self._top, args, kwargs)
-        self._tasks: list[Task[Any]] = [task]  # in the order in which they ran
+        self._below: dict[Any, list[Task[Any]]] = {}  # by parent, in the order in which they ran
         self._made: list[Task[Any]] = []
+        self._released: list[Task[Any]] = []  # by what has just ended
+        self._behind: dict[Any, list[Task[Any]]] = {}  # by what has not ended yet
         self._revoked: set[Any] = set()
         self._errors: dict[Any, Exception | Revoked] = {}
 
     def steps(self) -> _Steps:
         """Asks for one call after the other, and is told how each went."""
         yield from self._run(self._step)
+        yield from self._follow_all([])
 
     def answer(self) -> Any:
         """The result of the whole."""
@@ -167,56 +172,99 @@ class _Tree:
             raise self._errors[task.id]
         while task.id not in self._errors and (bad := self._bad_below(task)):
             task = bad[0]
-        raise TaskFailed(f"{task.func_name}: {task.error}") from self._errors.get(task.id)
+        error = self._errors.get(task.id)
+        raise TaskFailed(f"{task.func_name}: {task.error or task.status}") from error
 
     def _run(self, step: _Step) -> _Steps:
-        task, run = step.run.task, step.run
-        task.run = run
-        result, error = yield step
-        self._made += run.later
-        if error is None and isinstance(result, database.task_model()):
-            error = self._adopt(task, result)
+        """One task, with all under it. What is chained to it is released, for the caller to follow."""
+        task = step.run.task
+        while True:
+            run, given = step.run, list(task.errorbacks)
+            task.run = run
+            result, error = yield step
+            self._made += run.later
+            if error is None and isinstance(result, database.task_model()):
+                error = self._adopt(task, result)
+            if error is None or not self._is_to_be_retried(run, error):
+                break
+            task.errorbacks = given  # each run gives its own
+            yield from self._follow_all(self._left_by(run))
+            step = _Step(step.definition, self._begun(task, run.options), step.args, step.kwargs)
         own = [made for made in run.later if made.previous is task]
-        if error is not None:
-            self._fail(task, error)
-            # A transaction that was rolled back made nothing.
-            own = [] if task.atomic else own
-        else:
-            for made in run.later:
-                if made.previous is not task:
-                    yield from self._follow(made)
+        if error is None:
+            yield from self._follow_all([made for made in run.later if made.previous is not task])
             self._end(task, result)
+        else:
+            self._fail(task, error)
+            yield from self._follow_all(self._left_by(run))
         yield from self._answer(task)
-        for made in own:
-            yield from self._follow(made)
+        # A transaction that was rolled back made nothing.
+        self._released += [] if error is not None and task.atomic else own
+        self._released += self._behind.pop(task.id, [])
+
+    def _is_to_be_retried(self, run: Run, error: Exception | Revoked) -> bool:
+        """At once, as under CQ_SERIAL. Not what was called: its caller gets the exception."""
+        task = run.task
+        if task is self._top.task or isinstance(error, Revoked):
+            return False
+        try:
+            if retry.next_delay(run.options, task.retries, task.failures, error) is None:
+                return False
+        except Exception:  # the user's predicate or delay
+            logger.exception("%s: whether to retry could not be decided", task.func_name)
+            return False
+        text, _ = tracebacks.describe(error, [])
+        task.attempts = [*task.attempts, lifecycle.attempt(task, Status.RETRY, text)]
+        task.failures += 1
+        return True
+
+    def _left_by(self, run: Run) -> list[Task[Any]]:
+        """What a run that failed made elsewhere: a transaction that was rolled back made nothing."""
+        task = run.task
+        if task.atomic:
+            return []
+        return [t for t in run.later if t.parent is not task and t.previous is not task]
+
+    def _follow_all(self, made: Sequence[Task[Any]]) -> _Steps:
+        """One after the other, each with what is chained to it: in a loop, as chains may be long."""
+        work = deque([*self._taken(), *made])
+        while work:
+            yield from self._follow(work.popleft())
+            work.extendleft(reversed(self._taken()))
+
+    def _taken(self) -> list[Task[Any]]:
+        released, self._released = self._released, []
+        return released
 
     def _follow(self, made: Task[Any]) -> _Steps:
-        previous = made.previous
-        self._tasks.append(made)
-        if self._is_revoked(made):
+        previous = None if made.is_errorback else made.previous
+        is_revoked = self._is_revoked(made)
+        if previous is not None and previous.status not in DONE and not is_revoked:
+            self._behind.setdefault(previous.id, []).append(made)
+            return
+        self._below.setdefault(made.parent_id, []).append(made)
+        if is_revoked:
             self._revoked.add(made.id)
-            lifecycle.note(made, Status.REVOKED)
-            return
-        if self._fails_fast(made):
-            lifecycle.note(made, Status.REVOKED)
-            return
-        is_free = previous is None or made.is_errorback or made.force_chain
-        if not (is_free or previous.status == Status.SUCCESS):
-            lifecycle.note(made, Status.SKIPPED)
-            return
-        lifecycle.note(made, Status.RUNNING)
-        if made.container:
+        if is_revoked or self._fails_fast(made):
+            self._end_unrun(made, Status.REVOKED)
+        elif not (previous is None or made.force_chain or previous.status == Status.SUCCESS):
+            self._end_unrun(made, Status.SKIPPED)
+        elif made.container:
+            lifecycle.note(made, Status.WAITING)
             yield from self._fill(made)
-            return
-        definition = registry.get(made.func_name)
-        run = self._begun(made, restored(definition.options, made.options))
-        args = made.args
-        if made.passes_result:
-            args = [previous.result if previous is not None else None, *args]
-        yield from self._run(_Step(definition, run, args, made.kwargs))
+        else:
+            lifecycle.note(made, Status.RUNNING)
+            definition = registry.get(made.func_name)
+            run = self._begun(made, restored(definition.options, made.options))
+            before = [made.previous and made.previous.result] if made.passes_result else []
+            yield from self._run(_Step(definition, run, [*before, *made.args], made.kwargs))
 
-    def _begun(self, task: Task[Any], options: Options) -> Run:
-        run = task.run = Run(task, options, "inline")
+    def _end_unrun(self, made: Task[Any], status: Status) -> None:
+        lifecycle.note(made, status)
+        self._released += self._behind.pop(made.id, [])
+
+    def _begun(self, made: Task[Any], options: Options) -> Run:
+        run = made.run = Run(made, options, "inline")
         run.revokes = self._top.revokes  # one list for the whole tree
         return run
 
@@ -229,21 +277,23 @@ class _Tree:
             place = Place(parent=container, previous=behind, member_no=number)
             previous = self._make(run, columns, place)
         members = list(run.later)
-        for member in members:
-            yield from self._follow(member)
+        yield from self._follow_all(members)
         results = [member.result if member.is_ok else None for member in members]
         last = members[-1].result if members else None
         self._end(container, results if container.container == "group" else last)
         yield from self._answer(container)
+        self._released += self._behind.pop(container.id, [])
 
     def _answer(self, task: Task[Any]) -> _Steps:
         """The errorbacks of a task that ended badly, told what settling tells them."""
         if task.status not in ANSWERED:
             return
         run = self._begun(task, Options())
+        answers = []
         for kept in task.errorbacks:
             columns, place = settling.as_answer(task, kept["call"])
-            yield from self._follow(self._make(run, columns, place))
+            answers.append(self._make(run, columns, place))
+        yield from self._follow_all(answers)
 
     def _make(self, run: Run, columns: Mapping[str, Any], place: Place) -> Task[Any]:
         token = context.enter(run)
@@ -263,7 +313,7 @@ class _Tree:
         parent, spared = made.parent, made.is_errorback or (made.force_chain and made.previous_id)
         if parent is None or not parent.fail_fast or spared:
             return False
-        return any(t.parent is parent and t.status in ERROR for t in self._tasks)
+        return any(t.status in ERROR for t in self._below.get(parent.id, []))
 
     def _adopt(self, task: Task[Any], returned: Task[Any]) -> Exception | Revoked | None:
         """What workflow.adopt does, in memory."""
@@ -273,7 +323,11 @@ class _Tree:
         assert task.run is not None
         link: Task[Any] | None = returned
         while link is not None and link.id in task.run.made and link.parent_id is None:
-            link.parent = task
+            try:
+                submission.check_depth(link.func_name, task.depth + 1 + link.depth)
+            except TooDeep as error:
+                return error
+            link.parent, link.root, link.depth = task, task.root, task.depth + 1
             link = link.previous
         return None
 
@@ -297,6 +351,10 @@ class _Tree:
         except Exception as error:  # noqa: BLE001  (the task's own end)
             self._fail(task, error)
             return
+        if task.id in self._top.revokes:  # by something under it
+            self._revoked.add(task.id)
+            lifecycle.note(task, Status.REVOKED)
+            return
         bad = self._bad_below(task)
         task.result = result
         task.error = "; ".join(f"{t.func_name}: {t.error or t.status}" for t in bad)
@@ -304,7 +362,7 @@ class _Tree:
 
     def _bad_below(self, task: Task[Any]) -> list[Task[Any]]:
         """What keeps `task` from SUCCESS; errors first."""
-        bad = [t for t in self._tasks if t.parent is task and t.status in ERROR]
+        bad = [t for t in self._below.get(task.id, []) if t.status in ERROR]
         returned = task.returned
         if returned is not None and returned.status != Status.SUCCESS and returned not in bad:
             bad.append(returned)

@@ -16,12 +16,15 @@ from django.db.models.functions import Now
 from cq import database
 from cq.conf import settings
 from cq.exceptions import Fenced
+from cq.signature import without_secrets
 from cq.states import ACTIVE, BIRTH, DISOWNS, DONE, ERROR, REVIVALS, TRANSITIONS, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
 
 BATCH = 500
+NO_RUN = -1
+"""As `parent_run`: of no run of the parent that counts."""
 
 # Entering one of these, a row forgets its sensitive arguments; after the others they may be needed.
 _FORGETS = frozenset({Status.SUCCESS, Status.WAITING, Status.REVOKED, Status.SKIPPED})
@@ -102,7 +105,11 @@ def _release(
 
 def skip(task: Task[Any]) -> bool:
     """PENDING to SKIPPED: its predecessor ended badly."""
-    return bool(_move(tasks().filter(id=task.id), (Status.PENDING,), Status.SKIPPED, task))
+    row = tasks().filter(id=task.id)
+    with transaction.atomic(using=database.alias(), savepoint=False):
+        # Under a lock where it may be given errorbacks, which it forgets the secrets of.
+        found = database.lock(row).first() if task.linked else task
+        return found is not None and bool(_move(row, (Status.PENDING,), Status.SKIPPED, found))
 
 
 # From SCHEDULED and RETRY, when their time has come.
@@ -233,11 +240,14 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
         return True
     with transaction.atomic(using=database.alias(), savepoint=False):
         # Whoever adds something under a task that it does not run under holds this lock.
-        locked = database.lock(mine(task)).values_list("errorbacks", flat=True).first()
+        locked = database.lock(mine(task)).values_list("errorbacks", "root_id", "depth").first()
         if locked is None:
             raise Fenced
+        errorbacks, root, depth = locked
+        if root is not None and root != task.root_id:  # what it made does not know yet
+            move_tree(task.root_id or task.id, root, depth - task.depth)
         if outcome.errorbacks:
-            changes |= {"errorbacks": [*locked, *outcome.errorbacks], "linked": True}
+            changes |= {"errorbacks": [*errorbacks, *outcome.errorbacks], "linked": True}
         if outcome.status != Status.SUCCESS:
             _move(mine(task), running, outcome.status, task, **changes)
             return True
@@ -245,8 +255,19 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
         status = Status.WAITING if under else Status.SUCCESS
         if under:
             changes["attempts"][-1]["outcome"] = status
+        elif (
+            errorbacks or outcome.errorbacks
+        ):  # nobody needs them any more, and they may hold what is sensitive
+            changes["errorbacks"] = []
         _move(mine(task), running, status, task, **changes)
     return True
+
+
+def move_tree(old: UUID, new: UUID, deeper: int) -> None:
+    """What is under `old`, which was a top task, is under `new`: also what is being added meanwhile."""
+    under = tasks().filter(root_id=old)
+    while under.update(root_id=new, depth=F("depth") + deeper):
+        pass
 
 
 def _changes(task: Task[Any], outcome: Outcome) -> dict[str, Any]:
@@ -330,7 +351,7 @@ def revoke(rows: Iterable[Task[Any]]) -> int:
         changes: dict[str, Any] = {}
         if task.status == Status.RUNNING and task.started is not None:
             changes["attempts"] = [*task.attempts, attempt(task, Status.REVOKED, "revoked")]
-        if changes or task.parent_id is None or _masked(task):
+        if changes or task.parent_id is None or _masked(task, Status.REVOKED):
             revoked += _move(row, ACTIVE, Status.REVOKED, task, **changes)
         else:
             together.append(task)
@@ -342,15 +363,22 @@ def revoke(rows: Iterable[Task[Any]]) -> int:
 
 
 def strays() -> QuerySet[Task[Any]]:
-    """What still runs, or waits to, though what it was made for is over.
+    """What still runs, or waits to, though its parent, or the run of it that made it, is over."""
+    return tasks().filter(_is_stray(), parent_id__isnull=False, status__in=ACTIVE)
 
-    Its parent, or the run of it that made it, is; or the run of its predecessor that chained it.
-    """
+
+def strays_behind() -> QuerySet[Task[Any]]:
+    """Successors that a run chained to its own task, which is to run again, and will chain its own."""
     repeats = Q(claim_no=OuterRef("previous_run"), status__in=(Status.QUEUED, Status.RETRY))
     over = repeats | Q(claim_no__gt=OuterRef("previous_run"))
-    behind = Q(Exists(tasks().filter(over, id=OuterRef("previous_id"))), status=Status.PENDING)
-    under = Q(_is_stray(), parent_id__isnull=False)
-    return tasks().filter(under | behind, status__in=ACTIVE)
+    return tasks().filter(
+        Exists(tasks().filter(over, id=OuterRef("previous_id"))), status=Status.PENDING
+    )
+
+
+def disown(ids: Collection[UUID]) -> None:
+    """Of rows that the caller has locked: whatever becomes of them is nothing to their parent."""
+    tasks().filter(id__in=ids, parent_id__isnull=False).update(parent_run=NO_RUN)
 
 
 def _is_stray() -> Exists:
@@ -404,6 +432,8 @@ def complete(task: Task[Any]) -> Status | None:
             changes["result"] = _result_of_members(parent)
         error = _error_below(parent, returned)
         target = Status.INCOMPLETE if error else Status.SUCCESS
+        if parent.errorbacks and not error:
+            changes["errorbacks"] = []
         _move(rows, (Status.WAITING,), target, parent, error=error, **changes)
         return target
 
@@ -417,6 +447,12 @@ def counted_subtasks(task: Task[Any]) -> QuerySet[Task[Any]]:
 def counts(run: Any) -> Q:
     """Whether a subtask decides, given its parent's last run."""
     return Q(parent_run=None) | Q(parent_run=run)
+
+
+def counts_above() -> Q:
+    """The same, asked of subtasks of several parents."""
+    last = Q(parent_run=F("parent__claim_no")) & ~Q(parent__status__in=DISOWNS)
+    return Q(parent_run=None) | last
 
 
 def _result_of_members(container: Task[Any]) -> Any:
@@ -469,7 +505,7 @@ def revive(task: Task[Any], target: Status) -> None:
             "result": None,
             "returned_id": None,
             "expires_at": None,
-            "ready_at": Now(),
+            "ready_at": F("run_after") if target == Status.SCHEDULED else Now(),
             "progress_done": None,
             "progress_total": None,
             "progress_message": "",
@@ -494,16 +530,25 @@ def _move(
         changes.setdefault("finished", Now())
         changes["prune_at"] = _prune_at(task, target)
     if task is not None and target in _FORGETS:
-        changes |= _masked(task)
+        changes |= _masked(task, target)
     return rows.filter(status__in=sources).order_by().update(status=target, **changes)
 
 
-def _masked(task: Task[Any]) -> dict[str, Any]:
-    """What changes when a row forgets its sensitive arguments."""
+def _masked(task: Task[Any], target: Status) -> dict[str, Any]:
+    """What changes when a row forgets its sensitive arguments, and those of calls that it keeps."""
+    changes: dict[str, Any] = {}
     args, kwargs = task.shown_arguments
-    if args == task.args and kwargs == task.kwargs:
-        return {}
-    return {"args": args, "kwargs": kwargs}
+    if args != task.args or kwargs != task.kwargs:
+        changes = {"args": args, "kwargs": kwargs}
+    if target in (Status.REVOKED, Status.SKIPPED):
+        if task.errorbacks:
+            changes["errorbacks"] = [
+                {**kept, "call": without_secrets(kept["call"], before=1)}
+                for kept in task.errorbacks
+            ]
+        if task.members:
+            changes["members"] = [without_secrets(member) for member in task.members]
+    return changes
 
 
 def _prune_at(task: Task[Any], status: Status) -> Any:

@@ -145,12 +145,13 @@ def read(task: Task[Any]) -> list[dict[str, Any]]:
 
 
 def store(root: UUID) -> None:
-    """Once the top task has ended: its lines on its row, and nowhere else."""
+    """Once the top task has ended: its lines on its row, and nowhere else. Can be done again."""
     lines = logstore.read(root)
     if not lines:
         return
-    rows = database.task_model()._base_manager.using(database.alias())
-    rows.filter(id=root).update(log_lines=lines)
+    rows = database.task_model()._base_manager.using(database.alias()).filter(id=root)
+    stored = rows.values_list("log_lines", flat=True).first()
+    rows.update(log_lines=logstore.merged(stored or [], lines))
     logstore.forget(root)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
@@ -31,9 +32,24 @@ def read(root: UUID) -> list[dict[str, Any]]:
             found = [json.loads(line) for line in client.lrange(_key(root), 0, -1)]
     except Exception as error:  # noqa: BLE001
         logger.debug("the log of %s can't be read from Redis: %s", root, error)
-    found += [line.as_dict() for line in _lines(root)]
-    found.sort(key=lambda line: str(line["timestamp"]))
-    return found[-settings().log_limit :]
+    return merged(found, [line.as_dict() for line in _lines(root)])
+
+
+def merged(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines that were found in two places, in their order; those that are in both, once."""
+    known = Counter(map(_identity, some))
+    lines = list(some)
+    for line in others:
+        if known[_identity(line)] > 0:
+            known[_identity(line)] -= 1
+        else:
+            lines.append(line)
+    lines.sort(key=lambda line: str(line["timestamp"]))
+    return lines[-settings().log_limit :]
+
+
+def _identity(line: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(line[name]) for name in ("timestamp", "origin", "level", "message"))
 
 
 def to_redis(root: UUID, lines: list[dict[str, Any]], limit: int | None) -> bool:
@@ -89,12 +105,12 @@ def forget(root: UUID) -> None:
 
 
 def take_back(root: UUID, lines: list[dict[str, Any]]) -> None:
-    """Lines that were stored elsewhere are kept here again, in this transaction."""
+    """Lines that were stored elsewhere are kept here again, in this transaction.
+
+    Redis may have them for another while: `read()` gives them once.
+    """
+    _lines(root).delete()  # what was left here when they were stored
     to_table(root, lines, None)
-    client = redis()
-    if client is not None:  # or they would be read twice
-        forget = partial(client.delete, _key(root))
-        transaction.on_commit(forget, using=database.alias(), robust=True)
 
 
 def redis_is_wanted() -> bool:

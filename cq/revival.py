@@ -9,10 +9,11 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cq import bell, context, database, lifecycle, logs, settling, submission
+from cq import bell, database, lifecycle, logs, settling, submission
 from cq.exceptions import NotRetryable
 from cq.lifecycle import tasks
-from cq.states import ACTIVE, DONE, ERROR, Status
+from cq.signature import lacks_secrets
+from cq.states import DISOWNS, DONE, ERROR, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -25,30 +26,33 @@ def retry(task: T) -> T:
 
     Raises NotRetryable where there is nothing to run again, or nobody to wait for it.
     """
-    run = context.current()
-    if run is not None and run.how == "inline":
+    if task._state.adding:
         raise NotRetryable("A task that was made by a direct call has no row: call it again.")
-    while not _retried(task.id):
+    while (revived := _retried(task.id)) is None:
         pass
+    # What earlier runs had made is nobody's now, and some may have nothing left to wait for.
+    abandoned = settling.abandon([i for i, target in revived.items() if target == Status.QUEUED])
+    waiting = [i for i, target in revived.items() if target == Status.WAITING]
+    settling.settle_after([*abandoned, *waiting])
     task.refresh_from_db()
     return task
 
 
-def _retried(task_id: UUID) -> bool:
-    """False: others changed what was to be revived, before it was locked."""
+def _retried(task_id: UUID) -> dict[UUID, Status] | None:
+    """What became of which. None: others changed what was to be revived, before it was locked."""
     with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
         seen = _Plan(task_id).targets
         # In one order, whoever locks several.
         locked = list(database.lock(tasks().filter(id__in=list(seen))).order_by("id"))
-        plan = _Plan(task_id)
-        if plan.targets != seen:
-            return False
+        targets = _Plan(task_id).targets
+        if targets != seen:
+            return None
         for row in locked:
-            _revive(row, plan.targets[row.id])
+            _revive(row, targets[row.id])
         for row in locked:
             if row.status == Status.PENDING:
                 _release(row)
-    return True
+    return targets
 
 
 def _revive(row: Task[Any], target: Status) -> None:
@@ -66,8 +70,9 @@ def _release(row: Task[Any]) -> None:
     previous = tasks().filter(id=row.previous_id).first()
     if previous is None:
         settling.release(row)
+        settling.settle_after([row.id])
     elif previous.status in DONE:
-        settling.settle_all(settling.release_successors(previous))
+        settling.settle_after(settling.release_successors(previous))
 
 
 @dataclass
@@ -76,6 +81,7 @@ class _Plan:
 
     task_id: UUID
     targets: dict[UUID, Status] = field(init=False, default_factory=dict)
+    _rows: list[Task[Any]] = field(init=False, default_factory=list)
     _elsewhere: list[Task[Any]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,6 +94,11 @@ class _Plan:
             )
         self._revive(task)
         self._reopen_above(task, *self._elsewhere)
+        for row in self._rows:
+            self._check_secrets(row)
+            is_behind = row.previous_id in self.targets and not row.is_errorback
+            if is_behind and self.targets[row.id] == Status.QUEUED:
+                self.targets[row.id] = Status.PENDING  # in their order, as the first time
 
     def _revive(self, task: Task[Any]) -> None:
         """The task, what ended badly under it, and what was skipped behind any of these."""
@@ -97,6 +108,7 @@ class _Plan:
             if one.id in self.targets:
                 continue
             self.targets[one.id] = target = _target(one)
+            self._rows.append(one)
             work.extend(tasks().filter(previous_id=one.id, status=Status.SKIPPED))
             under = tasks().filter(parent_id=one.id, status__in=(*ERROR, Status.SKIPPED))
             if target == Status.WAITING:
@@ -127,44 +139,64 @@ class _Plan:
                     self._reopen(returner)
                     work.append(returner)
             parent = one.parent
-            if parent is None or parent.id in self.targets or parent.status in ACTIVE:
+            if parent is None or parent.id in self.targets:
                 continue
-            counts = one.parent_run in (None, parent.claim_no)
-            if parent.status != Status.INCOMPLETE or not counts:
-                raise NotRetryable(
-                    f"{one.func_name} {one.id} can't run again: {parent.func_name} {parent.id} above it "
-                    f"has ended as {parent.status}, and does not wait for it."
-                )
-            self._reopen(parent, one)
-            work.append(parent)
+            self._check_above(parent, one)
+            if parent.status == Status.INCOMPLETE:
+                self._reopen(parent)
+                work.append(parent)
 
-    def _reopen(self, row: Task[Any], below: Task[Any] | None = None) -> None:
+    def _reopen(self, row: Task[Any]) -> None:
         self.targets[row.id] = Status.WAITING
         for skipped in tasks().filter(previous_id=row.id, status=Status.SKIPPED):
             self._revive(skipped)
-        bad = lifecycle.counted_subtasks(row).filter(status__in=ERROR)
-        if row.fail_fast and below is not None and bad.exclude(id__in=self.targets).exists():
+
+    def _check_above(self, parent: Task[Any], below: Task[Any]) -> None:
+        """Whether `parent` waits for `below`, or can do so again."""
+        has_ended = parent.status in DONE and parent.status != Status.INCOMPLETE
+        is_of_last = below.parent_run == parent.claim_no and parent.status not in DISOWNS
+        if has_ended or not (is_of_last or below.parent_run is None):
             raise NotRetryable(
-                f"{below.func_name} {below.id} can't run again alone: {row.func_name} {row.id} above it "
+                f"{below.func_name} {below.id} can't run again: {parent.func_name} {parent.id} above it "
+                f"{'has ended as' if has_ended else 'is'} {parent.status}, and does not wait for it."
+            )
+        bad = lifecycle.counted_subtasks(parent).filter(status__in=ERROR)
+        if parent.fail_fast and bad.exclude(id__in=self.targets).exists():
+            raise NotRetryable(
+                f"{below.func_name} {below.id} can't run again alone: {parent.func_name} {parent.id} above it "
                 "has fail_fast, and other subtasks that did not succeed. retry() that one."
+            )
+
+    def _check_secrets(self, row: Task[Any]) -> None:
+        kept = [(errorback["call"], 1) for errorback in row.errorbacks]
+        kept += [(member, 0) for member in row.members]
+        if self.targets[row.id] != Status.WAITING:
+            own = ("func_name", "args", "kwargs", "options", "passes_result")
+            kept.append(({"members": [], **{name: getattr(row, name) for name in own}}, 0))
+        if any(lacks_secrets(call, before) for call, before in kept):
+            raise NotRetryable(
+                f"{row.func_name} {row.id} was {row.status}, and its sensitive arguments were forgotten "
+                "then: it can't run again. delay() it anew."
             )
 
 
 def _target(task: Task[Any]) -> Status:
-    is_behind = task.previous_id is not None and not task.is_errorback
-    match task.status:
-        case Status.SKIPPED:
+    if task.status == Status.SKIPPED:
+        return Status.PENDING
+    if task.status == Status.INCOMPLETE:
+        return Status.WAITING
+    if task.status == Status.REVOKED and not _has_begun(task):
+        if task.previous_id is not None and not task.is_errorback:
             return Status.PENDING
-        case Status.REVOKED if is_behind and task.claim_no == 0 and not _is_open(task):
-            return Status.PENDING
-        case Status.REVOKED if task.container:
-            return Status.WAITING
-        case Status.INCOMPLETE:
-            return Status.WAITING
-        case _:
-            return Status.QUEUED
+        if task.run_after is not None and task.run_after > database.read_clock():
+            return Status.SCHEDULED
+    if task.status == Status.REVOKED and task.container:
+        return Status.WAITING
+    return Status.QUEUED
 
 
-def _is_open(container: Task[Any]) -> bool:
-    """Whether a group or chain has got its members."""
-    return bool(container.container) and not container.members
+def _has_begun(task: Task[Any]) -> bool:
+    """It was claimed, or, of a group or chain, has got its members."""
+    return task.claim_no > 0 or bool(
+        task.container and tasks().filter(parent_id=task.id, member_no__isnull=False).exists()
+    )

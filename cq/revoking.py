@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import QuerySet
 
 from cq import database, lifecycle
@@ -25,23 +26,16 @@ PAUSE = 0.02  # seconds, where all that is left is locked by runs that are about
 PATIENCE = 50  # such pauses before a lock is waited for
 
 
-def revoke(task_id: UUID) -> list[UUID]:
+def revoke(task_id: UUID, *, disowned: bool = False) -> list[UUID]:
     """A task, its successors, and all under them. Returns the ids; none where it has ended already.
 
     The task and its successors in one transaction: it is never seen REVOKED with one of them
     released by that. What is under them follows, and the sweep goes on where this could not.
+    `disowned`: their parent does not count them.
     """
-    with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
-        found: list[UUID] = []
-        rows: list[Task[Any]] = []
-        while (behind := _with_successors(task_id)) != found:
-            # What is chained to them from outside waits for these locks: two looks are enough.
-            found = behind
-            rows = list(database.lock(tasks().filter(id__in=found)).order_by("id"))
-        if not any(row.id == task_id and row.status in ACTIVE for row in rows):
-            return []
-        lifecycle.revoke(row for row in rows if row.status in ACTIVE)
-    return found + revoke_under(found)
+    with database.begin_as("IMMEDIATE"):
+        found = database.in_transaction(partial(_revoke_line, task_id, disowned=disowned))
+    return found + revoke_under(found) if found else []
 
 
 def revoke_trees(wanted: QuerySet[Task[Any]]) -> list[UUID]:
@@ -65,6 +59,21 @@ def revoke_under(ids: Collection[UUID]) -> list[UUID]:
         above, is_whole = (new, False) if new else ([*ids, *revoked], True)
 
 
+def _revoke_line(task_id: UUID, *, disowned: bool) -> list[UUID]:
+    found: list[UUID] = []
+    rows: list[Task[Any]] = []
+    while (behind := _with_successors(task_id)) != found:
+        # What is chained to them from outside waits for these locks: two looks are enough.
+        found = behind
+        rows = list(database.lock(tasks().filter(id__in=found)).order_by("id"))
+    if not any(row.id == task_id and row.status in ACTIVE for row in rows):
+        return []
+    if disowned:
+        lifecycle.disown(found)
+    lifecycle.revoke(row for row in rows if row.status in ACTIVE)
+    return found
+
+
 def _with_successors(task_id: UUID) -> list[UUID]:
     found = [task_id]
     for one in found:  # which grows meanwhile
@@ -78,16 +87,20 @@ def _revoke_rows(wanted: QuerySet[Task[Any]]) -> list[UUID]:
     revoked: list[UUID] = []
     pauses = 0
     while True:
-        with transaction.atomic(using=database.alias()):
-            rows = list(_lock(wanted.filter(status__in=ACTIVE), wait=pauses > PATIENCE)[:BATCH])
-            lifecycle.revoke(rows)
-        revoked += [row.id for row in rows]
-        if len(rows) == BATCH:
+        found = database.in_transaction(partial(_revoke_batch, wanted, wait=pauses > PATIENCE))
+        revoked += found
+        if len(found) == BATCH:
             continue
         if not wanted.filter(status__in=ACTIVE).exists():
             return revoked
         pauses += 1
         time.sleep(PAUSE)
+
+
+def _revoke_batch(wanted: QuerySet[Task[Any]], *, wait: bool) -> list[UUID]:
+    rows = list(_lock(wanted.filter(status__in=ACTIVE), wait=wait)[:BATCH])
+    lifecycle.revoke(rows)
+    return [row.id for row in rows]
 
 
 def _lock(rows: QuerySet[Task[Any]], *, wait: bool) -> QuerySet[Task[Any]]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from cq import bell, database, lifecycle, logs, revoking, submission
+from cq import bell, context, database, lifecycle, logs, revoking, submission
 from cq.lifecycle import Outcome, tasks
 from cq.states import ACTIVE, ANSWERED, DISOWNS, DONE, ERROR, Status
 from cq.submission import Place
@@ -61,9 +61,9 @@ def answer(failed: Task[Any], call: Mapping[str, Any]) -> Task[Any]:
 def as_answer(failed: Task[Any], call: Mapping[str, Any]) -> tuple[dict[str, Any], Place]:
     """What an errorback's row says, told the error as it is now, and where it stands."""
     kind, _, message = failed.error.partition(": ")
+    if not failed.traceback:  # no exception's, but said by cq
+        kind, message = failed.status.capitalize(), failed.error
     error = {"type": kind, "message": message, "traceback": failed.traceback}
-    if not message:  # no exception's, but said by cq
-        error |= {"type": failed.status.capitalize(), "message": failed.error}
     place = Place(
         parent=failed.parent, parent_run=failed.parent_run, previous=failed, is_errorback=True
     )
@@ -86,7 +86,7 @@ def settle_all(ids: Iterable[UUID]) -> None:
         if task is None:
             continue
         if not task.atomic and (task.status in DISOWNS or task.claim_no > 1):
-            work.extend(_abandon(task))
+            work.extend(abandon([task.id]))
         if task.status == Status.WAITING:
             work.extend(_settle_waiting(task))
         if task.status not in DONE:
@@ -100,6 +100,18 @@ def settle_all(ids: Iterable[UUID]) -> None:
                 work.extend(_settle_waiting(waiter))
             elif waiter.fail_fast and task.status in ERROR:
                 work.extend(_fail_fast(waiter))
+
+
+def settle_after(ids: Iterable[UUID]) -> None:
+    """The same, of what is concerned by what an atomic run does, once that is committed.
+
+    Before, `fail_fast` could revoke this very run in its own transaction, which then can't commit.
+    """
+    run = context.current()
+    if run is not None and run.task.atomic:
+        run.concerned.extend(ids)
+    else:
+        settle_all(ids)
 
 
 def _settle_waiting(waiter: Task[Any]) -> list[UUID]:
@@ -162,22 +174,37 @@ def open_container(task: Task[Any]) -> bool:
 def revoke(task_id: UUID) -> bool:
     """The task, all under it, and its successors with all under them. False: it has ended already."""
     revoked = revoking.revoke(task_id)
-    settle_all(_concerned(revoked))
+    settle_after(_concerned(revoked))
     return bool(revoked)
 
 
 def revoke_strays() -> int:
     """What is under a REVOKED task, or was made by a run that is over and counts no more."""
-    revoked = revoking.revoke_trees(lifecycle.strays())
+    revoked = _revoke_behind(lifecycle.strays_behind())
+    revoked += revoking.revoke_trees(lifecycle.strays())
     settle_all(_concerned(revoked))
     return len(revoked)
 
 
-def _abandon(task: Task[Any]) -> list[UUID]:
-    """Revoke what runs of a non-atomic task made and nobody waits for. Returns what to settle."""
-    own = Q(parent_id=task.id) | Q(previous_id=task.id, status=Status.PENDING)
-    strays = list(lifecycle.strays().filter(own).values_list("id", flat=True))
-    return _concerned(revoking.revoke_trees(tasks().filter(id__in=strays))) if strays else []
+def abandon(ids: Sequence[UUID]) -> list[UUID]:
+    """Revoke what earlier runs of these made, as nobody waits for it. Returns what to settle."""
+    revoked: list[UUID] = []
+    for start in range(0, len(ids), lifecycle.BATCH):
+        batch = ids[start : start + lifecycle.BATCH]
+        revoked += _revoke_behind(lifecycle.strays_behind().filter(previous_id__in=batch))
+        under = lifecycle.strays().filter(parent_id__in=batch)
+        strays = list(under.values_list("id", flat=True))
+        if strays:
+            revoked += revoking.revoke_trees(tasks().filter(id__in=strays))
+    return _concerned(revoked)
+
+
+def _revoke_behind(strays: QuerySet[Task[Any]]) -> list[UUID]:
+    """Stray successors, with those behind them: unlike others that are revoked, nobody misses them."""
+    revoked: list[UUID] = []
+    for task_id in list(strays.values_list("id", flat=True)):
+        revoked += revoking.revoke(task_id, disowned=True)
+    return revoked
 
 
 def _fail_fast(parent: Task[Any]) -> list[UUID]:

@@ -9,8 +9,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from cq import payload, registry
 from cq.conf import settings
-from cq.exceptions import InvalidCall, InvalidOption
-from cq.options import ContainerOptions, Options, changed, check_known
+from cq.exceptions import InvalidCall, InvalidOption, UnknownTask
+from cq.options import ContainerOptions, Options, changed, check_known, restored
 from cq.registry import Definition
 
 R_co = TypeVar("R_co", covariant=True)
@@ -24,6 +24,8 @@ class Signature(Generic[R_co]):
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     options: Options
+    takes_result: bool = False
+    """Its predecessor's result, read when it runs, comes before its own arguments."""
 
     def using(self, **options: Any) -> Signature[R_co]:
         """A copy with other options."""
@@ -81,6 +83,7 @@ class Call:
     """Options that have no column and are not the function's own."""
     container: str = ""
     members: tuple[Call, ...] = ()
+    passes_result: bool = False
 
     def columns(self) -> dict[str, Any]:
         """What a row says wherever in the graph it stands; as JSON, a signature kept on a row.
@@ -105,6 +108,7 @@ class Call:
             "result_ttl": options.kept_for,
             "options": self.kept,
             "container": self.container,
+            "passes_result": self.passes_result,
             "members": [member.columns() for member in self.members],
             "run_after": options.run_after,
             "expires": options.expires,
@@ -137,19 +141,17 @@ def signature(
 def call(signed: Signature[Any] | Container[Any], before: int = 0) -> Call:
     """Bind and check the arguments, and look whether somebody listens to the queue.
 
-    `before` is the number of arguments that are put in front when it runs (`then`: 1).
+    `before` is the number of arguments that are put in front when it is made (errorbacks: 1).
     Raises InvalidCall where they do not fit, NotSerializable where JSON can't hold them,
     UnknownQueue.
     """
     if isinstance(signed, Container):
         if before:
-            raise InvalidCall(
-                f"then() and errorback() give an argument, and a {signed.kind} takes none: use "
-                "chain(), or a task function that makes it."
-            )
+            raise no_arguments(signed)
         members = tuple(call(member) for member in signed.members)
         return Call(f"cq.{signed.kind}", [], {}, signed.options, {}, signed.kind, members)
     definition = signed.definition
+    before += signed.takes_result
     check_known(signed.options.queue, registry.queues())
     try:
         definition.signature.bind(None, *[None] * before, *signed.args, **signed.kwargs)
@@ -159,7 +161,23 @@ def call(signed: Signature[Any] | Container[Any], before: int = 0) -> Call:
         signed.args, signed.kwargs, definition.names[before:], settings().max_payload
     )
     kept = changed(signed.options, definition.options)
-    return Call(definition.name, args, kwargs, signed.options, kept)
+    passes = signed.takes_result
+    return Call(definition.name, args, kwargs, signed.options, kept, passes_result=passes)
+
+
+def taking_result(signed: Signature[Any] | Container[Any]) -> Signature[Any]:
+    """The same call with its predecessor's result as first argument. Raises InvalidCall."""
+    if isinstance(signed, Container):
+        raise no_arguments(signed)
+    return dataclasses.replace(signed, takes_result=True)
+
+
+def no_arguments(container: Container[Any]) -> InvalidCall:
+    """What is wrong with giving a group or chain a result, or an error."""
+    return InvalidCall(
+        f"then() and errorback() give an argument, and a {container.kind} takes none: use "
+        "chain(), or a task function that makes it."
+    )
 
 
 def spread(f: Later, items: Iterable[Any]) -> Iterable[Signature[Any] | Container[Any]]:
@@ -200,6 +218,46 @@ def masked(
         "***" if i < len(names) and names[i] in wanted else value for i, value in enumerate(args)
     ]
     return shown, {name: "***" if name in wanted else value for name, value in kwargs.items()}
+
+
+def shown(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    before: int = 0,
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a row with the sensitive ones as `***`; `before` of them come when it runs."""
+    try:
+        definition = registry.get(name)
+    except UnknownTask:
+        # Nobody knows the names of the positional ones, nor, unless the row keeps them, which
+        # names are sensitive.
+        hides = options.get("sensitive", list(kwargs))
+        return ["***"] * len(args), masked((), kwargs, hides, ())[1]
+    sensitive = restored(definition.options, options).sensitive
+    return masked(args, kwargs, sensitive, definition.names[before:])
+
+
+def without_secrets(kept: Mapping[str, Any], before: int = 0) -> dict[str, Any]:
+    """A signature that is kept on a row, and its members, with the sensitive arguments as `***`."""
+    before += kept["passes_result"]
+    args, kwargs = shown(kept["func_name"], kept["args"], kept["kwargs"], kept["options"], before)
+    members = [without_secrets(member) for member in kept["members"]]
+    return {**kept, "args": args, "kwargs": kwargs, "members": members}
+
+
+def lacks_secrets(kept: Mapping[str, Any], before: int = 0) -> bool:
+    """Whether a sensitive argument of it, or of a member, was overwritten: it can't run as it is."""
+    try:
+        definition = registry.get(kept["func_name"])
+    except UnknownTask:  # or a group or chain
+        return any(lacks_secrets(member) for member in kept["members"])
+    wanted = restored(definition.options, kept["options"]).sensitive
+    names = definition.names[before + kept["passes_result"] :]
+    given = _named(kept["args"], kept["kwargs"], names)
+    values = [value for name, value in given if name in wanted]
+    return bool(values) and all(value == "***" for value in values)
 
 
 def _named(

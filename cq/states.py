@@ -79,12 +79,13 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
 
 # The way back from a final status: retry() alone, of the task itself or of what it is under.
 REVIVALS: dict[Status, dict[Status, str]] = {
-    Status.FAILURE: {Status.QUEUED: "retry"},
-    Status.LOST: {Status.QUEUED: "retry"},
+    Status.FAILURE: {Status.QUEUED: "retry", Status.PENDING: "retry, of a successor"},
+    Status.LOST: {Status.QUEUED: "retry", Status.PENDING: "retry, of a successor"},
     Status.INCOMPLETE: {Status.WAITING: "retry"},
     Status.REVOKED: {
         Status.QUEUED: "retry",
         Status.PENDING: "retry, of a successor",
+        Status.SCHEDULED: "retry, its time lies ahead",
         Status.WAITING: "retry, of a group or chain",
     },
     Status.SKIPPED: {Status.PENDING: "retry"},

@@ -31,7 +31,6 @@ class Place:
     previous: Task[Any] | None = None
     previous_run: int | None = None
     """The predecessor's run that chained it; None: made from outside."""
-    passes_result: bool = False
     is_errorback: bool = False
     member_no: int | None = None
 
@@ -50,8 +49,8 @@ def submit(call: Call, place: Place = ALONE) -> Task[Any]:
 def make(columns: Mapping[str, Any], place: Place) -> Task[Any]:
     """The same, of a signature that was kept on a row."""
     task = _made(columns, place, _Making())
-    run = context.current()
-    if run is not None and run.how == "inline":
+    run = _inline(place)
+    if run is not None:
         _keep(run, [task], place)
     elif task.container:
         _insert_container(task)
@@ -65,8 +64,8 @@ def submit_many(calls: Iterable[Call], place: Place = ALONE) -> Iterator[list[Ta
     """Bulk INSERTs in one transaction, batch by batch as they are asked for; one bell per queue."""
     making = _Making()
     made = (_made(call.columns(), place, making) for call in calls)
-    run = context.current()
-    if run is not None and run.how == "inline":
+    run = _inline(place)
+    if run is not None:
         tasks = list(made)
         _keep(run, tasks, place)
         yield tasks
@@ -123,6 +122,15 @@ def fill(container: Task[Any], members: Iterable[Mapping[str, Any]]) -> None:
         container.refresh_from_db()
 
 
+def _inline(place: Place) -> context.Run | None:
+    """The direct call that runs here, where what it makes is its own, and not some row's."""
+    run = context.current()
+    if run is None or run.how != "inline":
+        return None
+    other = place.previous or place.parent
+    return run if other is None or other._state.adding else None
+
+
 def _keep(run: context.Run, tasks: list[Task[Any]], place: Place) -> None:
     """Without rows: the instances themselves are what tasks know of each other."""
     parent = place.parent
@@ -167,24 +175,33 @@ def _made(columns: Mapping[str, Any], place: Place, making: _Making) -> Task[Any
         parent_run=place.parent_run,
         previous_id=previous.id if previous else None,
         previous_run=place.previous_run,
-        passes_result=place.passes_result,
         is_errorback=place.is_errorback,
         member_no=place.member_no,
         depth=parent.depth + 1 if parent else 0,
     )
     task.meta = {**(parent.meta if parent else {}), **columns["meta"]}
     task.root_id = (parent.root_id or parent.id) if parent else task.id
-    if task.depth > settings().max_depth:
-        raise TooDeep(
-            f"{task.func_name} would be {task.depth} levels below its top task; "
-            f"CQ_MAX_DEPTH allows {settings().max_depth}."
-        )
+    check_depth(task.func_name, task.depth + _levels(task.members))
     _set_times(task, columns["run_after"], columns["expires"], making)
     task.made_in = making.transaction
     run = context.current()
     if run is not None and parent is None:
         run.made.add(task.id)
     return task
+
+
+def check_depth(name: str, depth: int) -> None:
+    """Raise TooDeep where `name`, or what is in it, would be too far below its top task."""
+    if depth > settings().max_depth:
+        raise TooDeep(
+            f"{name} would be {depth} levels below its top task; "
+            f"CQ_MAX_DEPTH allows {settings().max_depth}."
+        )
+
+
+def _levels(members: Iterable[Mapping[str, Any]]) -> int:
+    """How deep the members of a container nest: asked when it is made, as later nobody could be told."""
+    return max((1 + _levels(member["members"]) for member in members), default=0)
 
 
 _COUNTED = ("run_after", "expires")  # from when it could first run

@@ -14,7 +14,7 @@ from django.db.models import Count, Q
 from cq import bell, context, database, lifecycle, logs, settling, submission
 from cq.exceptions import ParentFinished, Revoked
 from cq.lifecycle import tasks
-from cq.signature import Later, call, signature, spread
+from cq.signature import Later, call, signature, spread, taking_result
 from cq.states import ACTIVE, ANSWERED, DONE, Status
 from cq.submission import Place
 
@@ -52,7 +52,8 @@ def chain(
     passes_result: bool = False,
 ) -> Task[Any]:
     """A successor of `previous`, under the same parent."""
-    made = call(signature(f, args, kwargs), before=1 if passes_result else 0)
+    signed = signature(f, args, kwargs)
+    made = call(taking_result(signed) if passes_result else signed)
 
     def insert(previous: Task[Any], run_no: int | None = None) -> Task[Any]:
         place = Place(
@@ -60,12 +61,12 @@ def chain(
             parent_run=previous.parent_run,
             previous=previous,
             previous_run=run_no,
-            passes_result=passes_result,
         )
         return submission.submit(made, place)
 
-    run = context.current()
+    run = _run_beside(previous)
     if run is not None and run.how == "inline":
+        _check_active(previous.parent)
         return insert(previous)
     if run is not None and run.task.id == previous.id:
         run.concerns_others = True
@@ -74,7 +75,7 @@ def chain(
     with _behind(previous) as locked:
         successor = insert(locked)
         if locked.status in DONE and successor.status == Status.PENDING:
-            settling.settle_all(settling.release_successors(locked))
+            settling.settle_after(settling.release_successors(locked))
             successor.refresh_from_db(fields=("status", "ready_at", "run_after", "finished"))
         return successor
 
@@ -84,9 +85,12 @@ def errorback(
 ) -> Task[Any]:
     """A call for the case that `task` ends badly. Returns `task`."""
     columns = call(signature(f, args, kwargs), before=1).columns()
-    run = context.current()
+    run = _run_beside(task)
     if run is not None and run.how == "inline":
+        _check_active(task.parent)
         task.errorbacks.append({"run": None, "call": columns})
+        if task.status in ANSWERED:
+            settling.answer(task, columns)
         return task
     if run is not None and run.task.id == task.id:
         _keep_errorback(run, columns)
@@ -117,7 +121,7 @@ def revoke(task: Task[Any]) -> bool:
 
     A run that revokes itself, or what is above it, is stopped here: Revoked.
     """
-    run = context.current()
+    run = _run_beside(task)
     if run is not None:
         if run.how == "inline":
             is_above = any(above is task for above in _line(run.task))
@@ -161,8 +165,9 @@ def _under(parent: Task[Any]) -> Iterator[int | None]:
     A task that runs under `parent` keeps it from ending, and so needs no lock on its row. Others
     take it, and mark the row, so that the parent can't end without having seen them.
     """
-    run = context.current()
+    run = _run_beside(parent)
     if run is not None and run.how == "inline":
+        _check_active(parent)
         yield None
         return
     if run is not None:
@@ -174,14 +179,24 @@ def _under(parent: Task[Any]) -> Iterator[int | None]:
             return
     with transaction.atomic(using=database.alias()):
         locked = _locked(parent.id)
-        if locked.status in DONE:
-            raise ParentFinished(
-                f"{locked.func_name} {locked.id} has ended as {locked.status}: nothing can be added "
-                "under it. Add subtasks from a task that runs under it."
-            )
+        _check_active(locked)
         if not locked.linked:
             tasks().filter(id=locked.id).update(linked=True)
         yield None
+
+
+def _check_active(parent: Task[Any] | None) -> None:
+    if parent is not None and parent.status in DONE:
+        raise ParentFinished(
+            f"{parent.func_name} {parent.id} has ended as {parent.status}: nothing can be added "
+            "under it. Add subtasks from a task that runs under it."
+        )
+
+
+def _run_beside(task: Task[Any]) -> Run | None:
+    """What runs here. A direct call, which has no row, is nobody to a task that has one."""
+    run = context.current()
+    return None if run is not None and run.how == "inline" and not task._state.adding else run
 
 
 def _locked(task_id: UUID) -> Task[Any]:
@@ -192,7 +207,10 @@ def _locked(task_id: UUID) -> Task[Any]:
 
 @contextlib.contextmanager
 def _still_mine(run: Run) -> Iterator[None]:
-    """A run that was overtaken adds nothing: an atomic one is rolled back, others are stopped here."""
+    """A run that was revoked or overtaken adds nothing. An atomic one that does not know yet is rolled back."""
+    over = Revoked(f"this run of {run.task.func_name} {run.task.id} is over")
+    if run.revoked:
+        raise over
     if run.task.atomic or run.how != "worker":
         yield
         return
@@ -200,7 +218,8 @@ def _still_mine(run: Run) -> Iterator[None]:
         place = ("parent_id", "parent_run", "root_id", "depth")
         row = database.lock(lifecycle.mine(run.task)).values(*place).first()
         if row is None:
-            raise Revoked(f"this run of {run.task.func_name} {run.task.id} is over")
+            run.revoked = True
+            raise over
         for name, value in row.items():  # it may have been adopted meanwhile
             setattr(run.task, name, value)
         yield
