@@ -176,6 +176,64 @@ def rescue_runs_none(patch):
     patch(lifecycle, "rescue", timid)
 
 
+@mutant
+def added_after_commit(patch):
+    """What a run adds is written when the run has ended, in a transaction of its own."""
+    from cq import context, database, lifecycle
+
+    insert = lifecycle.insert
+
+    def later(task):
+        def write():
+            time.sleep(0.05)
+            insert(task)
+
+        if context.current() is None:
+            insert(task)
+        else:
+            transaction.on_commit(write, using=database.alias())
+
+    patch(lifecycle, "insert", later)
+
+
+@mutant
+def revoked_may_commit(patch):
+    """The end of a run that was revoked is not written; its effects are."""
+    from cq import database, lifecycle
+    from cq.exceptions import Fenced
+
+    finish = lifecycle.finish
+
+    def unfenced(task, outcome):
+        try:
+            return finish(task, outcome)
+        except Fenced:
+            database.connection().needs_rollback = False
+            return False
+
+    patch(lifecycle, "finish", unfenced)
+
+
+@mutant
+def result_apart(patch):
+    """The end is written, and told, before the result."""
+    from cq import execution, lifecycle
+
+    changes, settle = lifecycle._changes, execution._settle
+
+    def without_result(task, outcome):
+        task.to_be_written = outcome.result
+        return {**changes(task, outcome), "result": None}
+
+    def settle_first(task, step):
+        settle(task, step)
+        time.sleep(0.05)
+        lifecycle.tasks().filter(id=task.id).update(result=task.to_be_written)
+
+    patch(lifecycle, "_changes", without_result)
+    patch(execution, "_settle", settle_first)
+
+
 # What an end means for others.
 
 
@@ -210,6 +268,135 @@ def no_settle_in_sweep(patch):
     from cq import maintenance
 
     patch(maintenance, "settle_unsettled", lambda: 0)
+
+
+@mutant
+def complete_by_one_update(patch):
+    """One UPDATE says whether anything under a parent is unfinished, and that it is complete."""
+    from cq import lifecycle
+
+    def complete(task):
+        complete = lifecycle.completable().filter(id=task.id)
+        return "SUCCESS" if complete.update(status="SUCCESS", finished=Now()) else None
+
+    patch(lifecycle, "may_complete", lambda task_id: True)
+    patch(lifecycle, "complete", complete)
+
+
+@mutant
+def complete_by_one_statement(patch):
+    """The parent is locked first, and what is under it looked at, but in the same statement."""
+    from cq import database, lifecycle
+
+    sql = """
+        WITH locked AS MATERIALIZED (
+            SELECT id FROM cq_task WHERE id = %s AND status = 'WAITING' FOR NO KEY UPDATE
+        )
+        UPDATE cq_task SET status = 'SUCCESS', finished = now() FROM locked
+        WHERE cq_task.id = locked.id AND NOT EXISTS (
+            SELECT FROM cq_task below WHERE below.parent_id = locked.id AND below.status IN
+            ('PENDING', 'SCHEDULED', 'QUEUED', 'RUNNING', 'WAITING', 'RETRY')
+        )
+    """
+
+    def complete(task):
+        with database.connection().cursor() as cursor:
+            cursor.execute(sql, [task.id])
+            return "SUCCESS" if cursor.rowcount else None
+
+    patch(lifecycle, "may_complete", lambda task_id: True)
+    patch(lifecycle, "complete", complete)
+
+
+@mutant
+def complete_unguarded(patch):
+    """All under a parent is read, then the parent written, whatever others did meanwhile."""
+    from cq import lifecycle
+    from cq.states import ACTIVE
+
+    def complete(task):
+        if any(below.status in ACTIVE for below in lifecycle.counted_subtasks(task)):
+            return None
+        time.sleep(0.01)
+        lifecycle.tasks().filter(id=task.id).update(status="SUCCESS", finished=Now())
+        return "SUCCESS"
+
+    patch(lifecycle, "complete", complete)
+
+
+@mutant
+def nobody_is_too_late(patch):
+    """What has ended may still be added to."""
+    from cq import workflow
+
+    patch(workflow, "DONE", frozenset())
+
+
+@mutant
+def answered_by_each(patch):
+    """Whoever comes to complete what has ended badly inserts its errorbacks."""
+    from cq import lifecycle, settling
+    from cq.states import ANSWERED
+
+    def end(task, move):
+        time.sleep(0.02)
+        status = move(task)
+        if lifecycle.tasks().filter(id=task.id, status__in=ANSWERED).exists():
+            settling._answer(task.id)
+        return status
+
+    patch(settling, "end", end)
+
+
+@mutant
+def answered_after_commit(patch):
+    """Errorbacks are inserted when the bad end is committed, with what else it means for others."""
+    from cq import execution, lifecycle, settling
+    from cq.states import ANSWERED
+
+    answer, settle = settling._answer, execution._settle
+
+    def answer_and_settle(task, step):
+        time.sleep(0.01)
+        if lifecycle.tasks().filter(id=task.id, status__in=ANSWERED).exists():
+            answer(task.id)
+        settle(task, step)
+
+    patch(settling, "finish", lifecycle.finish)
+    patch(execution, "_settle", answer_and_settle)
+
+
+@mutant
+def revokes_what_it_saw(patch):
+    """Looks once at each level, and revokes what was there."""
+    from cq import lifecycle, revoking
+    from cq.states import ACTIVE
+
+    def revoke_under(ids):
+        level, revoked = list(ids), []
+        while level:
+            below = lifecycle.tasks().filter(parent_id__in=level, status__in=ACTIVE)
+            level = list(below.values_list("id", flat=True))
+            time.sleep(0.05)
+            revoked += revoking._revoke_rows(lifecycle.tasks().filter(id__in=level))
+        return revoked
+
+    patch(revoking, "revoke_under", revoke_under)
+
+
+@mutant
+def no_strays(patch):
+    """Nobody asks, at a claim or in the sweep, whether what a task was made for is over."""
+    from cq import execution, settling
+
+    open_ = execution._Attempt.open
+
+    def careless(self):
+        self.task.is_stray = False
+        return open_(self)
+
+    patch(execution._Attempt, "open", careless)
+    patch(settling, "revoke_strays", lambda: 0)
 
 
 # Leases.
@@ -506,3 +693,65 @@ def fault_commits(patch):
 @mutant
 def fault_claims(patch):
     _commits(patch, 0.4, claims=True)
+
+
+@mutant
+def fault_lingers(patch):
+    """Time passes between effects and their end, and between that and what it means for others."""
+    from cq import execution, settling
+
+    finish, settle = settling.finish, execution._settle
+
+    def lingering_finish(task, outcome):
+        time.sleep(0.02)
+        return finish(task, outcome)
+
+    def lingering_settle(task, step):
+        time.sleep(0.02)
+        settle(task, step)
+
+    patch(settling, "finish", lingering_finish)
+    patch(execution, "_settle", lingering_settle)
+
+
+# Interrupts.
+
+
+@mutant
+def interrupts_forgotten(patch):
+    """What was interrupted, and did not mind, ends as if nothing had been."""
+    from cq.context import Run
+
+    patch(Run, "interrupted", property(lambda self: False, lambda self, value: None))
+
+
+@mutant
+def interrupted_once(patch):
+    """Whoever swallows an interrupt is left alone."""
+    from cq import interrupts
+
+    patch(interrupts, "AGAIN", 3600.0)
+
+
+@mutant
+def windows_stay_open(patch):
+    """What has begun once is hit for ever: its end, and what comes after it."""
+    from cq import interrupts
+
+    patch(interrupts._Window, "is_open", property(lambda self: True, lambda self, value: None))
+    patch(interrupts._Watch, "remove", lambda self, window: None)
+
+
+@mutant
+def interrupted_connections_kept(patch):
+    from cq import interrupts
+
+    patch(interrupts, "drop_connections", lambda: None)
+
+
+@mutant
+def no_look(patch):
+    """Nobody asks whether what runs has been revoked."""
+    from cq import interrupts
+
+    patch(interrupts._Watch, "_look", lambda self, held: None)

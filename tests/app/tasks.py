@@ -464,3 +464,11 @@ def changes_its_own_row(cqt, seconds):
     """Only its own transaction sees that."""
     type(cqt).objects.filter(id=cqt.id).update(label="changed", meta={"a": 1})
     time.sleep(seconds)
+
+
+@task
+def logs_lines(cqt, number, lines):
+    for line in range(lines):
+        cqt.log(f"{number}: {line}", publish=line % 3 > 0)
+    if number < 0 and not cqt.attempts:
+        raise ValueError("the first time")

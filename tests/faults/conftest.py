@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from django.core.management import call_command
 
 from cq import bell

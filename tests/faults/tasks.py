@@ -84,3 +84,73 @@ def total(cqt, name, number):
     """Behind a tree: what of it was there when it had ended."""
     leave(name, number)
     return Effect.objects.filter(name=name).count()
+
+
+@task("faults.late")
+def late(cqt, name, number, before=0.0):
+    """Its last statement adds one beside it."""
+    time.sleep(before)
+    leave(name, number)
+    cqt.parent.subtask(effect, name, -number)
+
+
+@task("faults.hub")
+def hub(cqt, name, number, width):
+    """Of its children the first adds one more."""
+    leave(name, number)
+    cqt.subtask(late, name, number + 1, 0.01)
+    for child in range(2, width + 1):
+        cqt.subtask(effect, name, number + child, 0.003 * child)
+
+
+@task("faults.failing")
+def failing(cqt, name, number, before=0.0):
+    time.sleep(before)
+    leave(name, number)
+    raise ValueError(number)
+
+
+@task("faults.answer")
+def answer(cqt, error, name, number):
+    """An errorback."""
+    leave(name, number)
+
+
+@task("faults.failing_hub")
+def failing_hub(cqt, name, number, width, failures):
+    """Of its children some fail, and each of those has an errorback."""
+    leave(name, number)
+    for child in range(1, width + 1):
+        if child <= failures:
+            cqt.subtask(failing, name, number + child).errorback(answer, name, -(number + child))
+        else:
+            cqt.subtask(effect, name, number + child)
+
+
+@task("faults.strands")
+def strands(cqt, count, length):
+    """The root of strands: each goes on for `length` tasks, one of them at a time."""
+    for _ in range(count):
+        cqt.subtask(strand, length)
+
+
+@task("faults.strand")
+def strand(cqt, left):
+    """Its last statement adds the next of its strand: beside it or under it."""
+    say("strand", f"{cqt.id.hex} {time.time():.3f}")
+    leave(cqt.id.hex, left)
+    time.sleep(0.03)
+    if left:
+        (cqt if left % 2 else cqt.parent).subtask(strand, left - 1)
+
+
+@task("faults.link")
+def link(cqt, value, name, number):
+    """One of a chain: what it makes of the result of the one before it is its own."""
+    leave(name, number)
+    time.sleep(0.01)
+    return after_link(value, number)
+
+
+def after_link(value, number):
+    return (31 * (value or 0) + number) % 1_000_003

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import bells, durability, sessions, transports, workflows  # noqa: F401
+from tests.faults import bells, durability, races, sessions, transports, workflows  # noqa: F401
 from tests.faults.lab import SCENARIOS, Scenario
 
 

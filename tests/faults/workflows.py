@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import uuid_utils.compat as uuid
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
+from django.db.models import Q
 
 from cq import execution, lifecycle, workflow
 from cq.lifecycle import Outcome
@@ -16,6 +19,7 @@ from cq.states import ACTIVE, Status
 from tests.app.models import Effect
 from tests.faults import tasks
 from tests.faults.lab import NAME, scenario, sized
+from tests.processes import APPLICATION_NAME, end_connections, eventually
 
 WORKER = uuid.uuid7()
 
@@ -43,17 +47,18 @@ def in_threads(count, work):
 
 
 def row(status, **given):
-    task = Task(func_name="faults.effect", status=status, claim_no=1, **given)
+    task = Task(**{"func_name": "faults.effect", "status": status, "claim_no": 1, **given})
     task.root_id = task.parent_id or task.id
     task.save(force_insert=True)
     return task
 
 
-def family(children, status=Status.WAITING):
-    """A parent whose children all run."""
-    parent = row(status)
+def family(children, status=Status.WAITING, **of_parent):
+    """A parent whose children all run. `children`: how many, or what the row of each says."""
+    parent = row(status, **of_parent)
     running = {"parent": parent, "parent_run": 1, "depth": 1, "worker_id": WORKER}
-    return parent, [row(Status.RUNNING, **running) for _ in range(children)]
+    given = [{}] * children if isinstance(children, int) else children
+    return parent, [row(Status.RUNNING, **running, **child) for child in given]
 
 
 def end(task):
@@ -64,14 +69,42 @@ def end(task):
     execution._settle(task, step)
 
 
-@scenario(
-    {"complete_unlocked": "completed_twice", "settle_inside,complete_unlocked": "stuck"},
-    vendors=("postgresql", "mysql"),  # SQLite has one writer
-    stuck=0,
-    completed_twice=0,
-)
-def fan_in_of_threads(lab):
-    """8 children of one parent end at one moment: it is completed, by one of them, once."""
+def deadlocks():
+    """How many there were so far; where the database counts none, those that a task says it met."""
+    if connection.vendor != "postgresql":
+        met = Q(error__contains="(1213") | Q(error__contains="(1205")
+        return Task.objects.filter(met).count()
+    sessions = f"SELECT pid FROM pg_stat_activity WHERE application_name = '{APPLICATION_NAME}'"
+    theirs = rows(f"{sessions} AND datname = current_database()")
+    end_connections()  # they say it at their end, if not before
+    eventually(lambda: theirs.isdisjoint(rows(sessions)))
+    ((count,),) = rows("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    return count
+
+
+def rows(sql):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return set(cursor.fetchall())
+
+
+def census(run):
+    """A scenario in which nobody may have waited in a ring: its verdict counts `deadlocks`."""
+
+    @functools.wraps(run)
+    def counted(lab):
+        before = deadlocks()
+        verdict = run(lab)
+        met = deadlocks() - before
+        print(f"deadlocks: {met}")
+        return {**verdict, "deadlocks": met}
+
+    return counted
+
+
+@contextmanager
+def completions():
+    """How often each task was completed in this process."""
     completed = Counter()
     complete = lifecycle.complete
 
@@ -81,12 +114,35 @@ def fan_in_of_threads(lab):
             completed[task.id] += 1
         return target
 
-    families = [family(8) for _ in range(20 if lab.mutant else sized(100, 1000))]
     lifecycle.complete = counting
     try:
-        in_threads(8, lambda number, barrier: end_one_of_each(families, number, barrier))
+        yield completed
     finally:
         lifecycle.complete = complete
+
+
+@scenario(
+    {
+        "settle_inside,complete_unlocked": "stuck",
+        "settle_inside,complete_by_one_update": "stuck",
+        "settle_inside,complete_by_one_statement": "stuck",
+        "complete_unlocked": "completed_twice",
+        "complete_unguarded": "completed_twice",
+    },
+    stuck=0,
+    completed_twice=0,
+    deadlocks=0,
+)
+@census
+def fan_in_of_threads(lab):
+    """8 children of one parent end at one moment: it is completed, by one of them, once."""
+    return fan_in(lab, 20 if lab.mutant else sized(100, 1000))
+
+
+def fan_in(lab, parents):
+    families = [family(8) for _ in range(parents)]
+    with completions() as completed:
+        in_threads(8, lambda number, barrier: end_one_of_each(families, number, barrier))
     stuck = Task.objects.waiting().count()
     Task.objects.active().update(status=Status.REVOKED)  # what the verdict has said already
     return {
@@ -107,7 +163,9 @@ def end_one_of_each(families, number, barrier):
     vendors=("postgresql", "mysql"),
     ended_early=0,
     refused_and_added=True,
+    deadlocks=0,
 )
+@census
 def added_while_the_last_ends(lab):
     """Somebody adds a subtask while the last one ends: it is refused, or the parent waits for it."""
     refused = Counter()
@@ -137,7 +195,10 @@ def added_while_the_last_ends(lab):
     }
 
 
-@scenario({"settle_inside,complete_unlocked,no_settle_in_sweep": "unfinished"}, totals=0)
+@scenario(
+    {"settle_inside,complete_unlocked,no_settle_in_sweep": "unfinished"}, totals=0, deadlocks=0
+)
+@census
 def fan_in_of_processes(lab):
     """Children of many parents end on 4 processes; what is chained behind a parent sees all of them."""
     parents = sized(20, 100)
