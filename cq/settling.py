@@ -108,7 +108,7 @@ def settle_after(ids: Iterable[UUID]) -> None:
     Before, `fail_fast` could revoke this very run in its own transaction, which then can't commit.
     """
     run = context.current()
-    if run is not None and run.task.atomic:
+    if run is not None and run.task.atomic and run.how != "inline":
         run.concerned.extend(ids)
     else:
         settle_all(ids)

@@ -399,6 +399,38 @@ def no_strays(patch):
     patch(settling, "revoke_strays", lambda: 0)
 
 
+@mutant
+def answered_twice(patch):
+    """Each errorback is inserted two times."""
+    from cq import settling
+
+    answer = settling._answer
+    patch(settling, "_answer", lambda task_id: (answer(task_id), answer(task_id)))
+
+
+@mutant
+def fails_slowly(patch):
+    """`fail_fast` revokes nobody."""
+    from cq import settling
+
+    patch(settling, "_fail_fast", lambda parent: [])
+
+
+@mutant
+def not_forced(patch):
+    """`force_chain` is not looked at."""
+    from cq import settling
+
+    release = settling.release_successors
+
+    def release_successors(task):
+        behind = settling.tasks().filter(previous_id=task.id, is_errorback=False)
+        behind.update(force_chain=False)
+        return release(task)
+
+    patch(settling, "release_successors", release_successors)
+
+
 # Leases.
 
 

@@ -371,7 +371,7 @@ class _Author:
             made = [i for i in made if first(acts, i) != -1]
         self_too = [] if is_start or place == "apart" else [-1]
         weights = {
-            "subtask": 6,
+            "subtask": 15 if node.get("fail_fast") else 6,
             "chain": 4 if made or self_too else 0,
             "then": 2 if made or self_too else 0,
             "errorback": 3 if made or not is_start else 0,
@@ -383,7 +383,10 @@ class _Author:
         do = self.rng.choices(list(weights), list(weights.values()))[0]
         if do in ("subtask", "delay", "late"):
             below = {"subtask": "top" if is_start else "below", "delay": "apart", "late": "below"}
-            return {"do": do, "node": self.node(depth + 1, below[do])}
+            made = self.node(depth + 1, below[do])
+            if node.get("fail_fast") and "kind" not in made and self.often(0.3):
+                made |= {"fails": 2, "retries": 0}
+            return {"do": do, "node": made}
         if do == "revoke_sibling":
             return {"do": do, "to": self.rng.randrange(4)}
         if do == "revoke":

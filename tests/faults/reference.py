@@ -50,7 +50,6 @@ class Reference:
             self.problems.append(f"{label}: {what} is {found}, and not {wanted}")
 
     def walk(self, maker, outcomes):
-        """The tasks that its runs made, and all that these made."""
         for run in runs(maker.node, maker.label, outcomes):
             made = {-1: maker}
             for i, act in run.acts.items():
@@ -106,7 +105,8 @@ class Reference:
             return True
         if before.status == "SKIPPED" and self.runs_anew(job.previous):
             return True
-        if above is None or not job.counts or before.status not in {*ERROR, "SKIPPED"}:
+        counted = above is not None and (job.counts or job.is_void)
+        if not counted or before.status not in {*ERROR, "SKIPPED"}:
             return False
         is_kept = "kind" in above.node or self.before[above.label].status == "INCOMPLETE"
         return is_kept and self.runs_anew(above)
@@ -141,7 +141,7 @@ class Reference:
     def first_error(self, job):
         """When a sibling ended badly for which fail_fast revokes the job."""
         is_spared = job.do == "errorback" or (job.previous and job.node.get("force"))
-        fails = job.parent is not None and job.parent.node.get("fail_fast") and not is_spared
+        fails = not is_spared and job.parent is not None and job.parent.node.get("fail_fast")
         bad = [one for one in (job.parent.under if fails else ()) if one.seen.status in ERROR]
         bad = [one for one in bad if one.counts and one is not job]
         bad = [one for one in bad if one.seen.status in self.expect(one, fail_fast=False)[0]]

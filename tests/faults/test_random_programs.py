@@ -19,7 +19,7 @@ import pytest
 from cq import execution, lifecycle, maintenance
 from cq.exceptions import ParentFinished
 from cq.models import Task
-from tests.app import programs
+from tests.app import mutants, programs
 from tests.app.models import Effect
 from tests.faults.lab import LONG, sized
 from tests.faults.reference import ANSWERED, Reference
@@ -160,15 +160,8 @@ def run_here(played=()):
             revokes.remove(one)
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.timeout(1800 if LONG else 180)
-def test_in_process(seed, monkeypatch):
-    """Here fail_fast has no time to lose."""
-    monkeypatch.setattr(programs, "pause", lambda milliseconds: None)
-    play(Batch(seed, sized(30, 300)), run_here)
-
-
 def play(batch, run, **circumstances):
+    """Seeds of the programs that did not go as they should."""
     for one in batch.played:
         one.start()
     run(batch.played)
@@ -176,7 +169,32 @@ def play(batch, run, **circumstances):
     for one in batch.played:
         one.go_on()
     run()
-    assert not differing + batch.differences(**circumstances)
+    return differing + batch.differences(**circumstances)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.timeout(1800 if LONG else 180)
+def test_in_process(seed, monkeypatch):
+    """Here fail_fast has no time to lose."""
+    monkeypatch.setattr(programs, "pause", lambda milliseconds: None)
+    assert not play(Batch(seed, sized(30, 300)), run_here)
+
+
+@pytest.mark.once
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        "answered_twice",
+        pytest.param("fails_slowly", marks=pytest.mark.long),
+        pytest.param("not_forced", marks=pytest.mark.long),
+    ],
+)
+def test_mutant(mutant, seed, monkeypatch):
+    """What they must not do, and is found."""
+    monkeypatch.setattr(programs, "pause", lambda milliseconds: None)
+    mutants.apply(mutant, monkeypatch.setattr)
+    assert play(Batch(seed, 25), run_here)
 
 
 @pytest.mark.vendors("postgresql", "mysql")
@@ -186,9 +204,8 @@ def play(batch, run, **circumstances):
 def test_on_workers(lab, processes, killed):
     """With kills, whatever was running runs again, or is LOST."""
     settings = {"CQ_TASK_MODULES": ["tests.app.programs"], "CQ_MAX_DEATHS": 1000}
-    workers = [lab.worker_soon("--processes", str(max(processes // 2, 1)), **settings)]
-    if processes > 1:
-        workers.append(lab.worker_soon("--processes", str(processes // 2), **settings))
+    arguments = ["--processes", str(max(processes // 2, 1))]
+    workers = [lab.worker_soon(*arguments, **settings) for _ in range(min(processes, 2))]
     for one in workers:
         one.wait_ready(60)
 
@@ -201,23 +218,27 @@ def test_on_workers(lab, processes, killed):
                 one.revoke()
                 revokes.remove(one)
             if killed and time.monotonic() < storm:
-                kill(lab, workers, str(max(processes // 2, 1)), settings)
-            assert passed < sized(60, 600), list(Task.objects.active())
+                time.sleep(lab.random.uniform(0.2, 0.8))
+                number = lab.random.randrange(len(workers))
+                if kill(lab, workers[number]) != "process":
+                    workers[number] = lab.worker_soon(*arguments, **settings)
+            assert passed < sized(90, 900), list(Task.objects.active())
             time.sleep(0.05)
 
-    play(Batch(lab.seed, sized(17, 170)), run, killed=killed, slack=20 if killed else 3)
+    # Where somebody was killed before he could settle, a sweep does.
+    slack = 20 if killed else 3
+    assert not play(Batch(lab.seed, sized(17, 170)), run, killed=killed, slack=slack)
 
 
-def kill(lab, workers, processes, settings):
-    """One process, or a supervisor with or without its processes."""
-    time.sleep(lab.random.uniform(0.2, 0.8))
-    one = lab.random.randrange(len(workers))
-    children = workers[one].children()
+def kill(lab, worker):
+    """One process, or the supervisor with or without its processes."""
     how = lab.random.choice(["process"] * 4 + ["supervisor", "group"])
-    if how == "process":
-        if children:
-            with suppress(ProcessLookupError):
-                os.kill(lab.random.choice(children), signal.SIGKILL)
-        return
-    (workers[one].kill if how == "supervisor" else workers[one].kill_group)()
-    workers[one] = lab.worker_soon("--processes", processes, **settings)
+    children = worker.children()
+    if how == "supervisor":
+        worker.kill()
+    elif how == "group":
+        worker.kill_group()
+    elif children:
+        with suppress(ProcessLookupError):
+            os.kill(lab.random.choice(children), signal.SIGKILL)
+    return how

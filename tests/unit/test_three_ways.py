@@ -383,9 +383,9 @@ def test_a_direct_call_may_do_something_to_a_row(failing):
     assert (["SUCCESS"], 3) == (statuses(made), Effect.objects.filter(name="job").count())
     with pytest.raises(ParentFinished):
         acts("subtask", str(made.id))
-    made = job.delay(1)
-    acts("revoke", str(made.id))
-    assert ["REVOKED"] == statuses(made)
+    made = group(job.s(1)).delay()
+    acts("revoke", str(made.subtasks.get().id))
+    assert ["INCOMPLETE"] == statuses(made)
 
 
 def test_a_direct_call_may_return_a_task_with_a_row(settings):
