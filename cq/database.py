@@ -50,6 +50,11 @@ def alias() -> str:
     return settings().database or router.db_for_write(task_model())
 
 
+def tasks() -> QuerySet[Task[Any]]:
+    """All tasks, on the database where they live."""
+    return task_model()._base_manager.using(alias())
+
+
 def connection() -> BaseDatabaseWrapper:
     """This thread's connection to it."""
     return connections[alias()]

@@ -399,7 +399,7 @@ class _Attempt:
                 return _Next.SETTLE if concerns_others else _Next.DONE
 
     def _is_written(self, outcome: Outcome) -> bool:
-        row = lifecycle.tasks().filter(id=self.task.id, claim_no=self.task.claim_no)
+        row = database.tasks().filter(id=self.task.id, claim_no=self.task.claim_no)
         may_be = {outcome.status, Status.WAITING} - {Status.QUEUED}
         return row.filter(status__in=may_be, worker_id=self.task.worker_id).exists()
 

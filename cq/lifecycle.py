@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from cq import database
+from cq import database, graph
 from cq.conf import settings
+from cq.database import tasks
 from cq.exceptions import Fenced
 from cq.signature import without_secrets
-from cq.states import ACTIVE, BIRTH, DISOWNS, DONE, ERROR, REVIVALS, TRANSITIONS, Status
+from cq.states import ACTIVE, BIRTH, DONE, ERROR, REVIVALS, TRANSITIONS, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -46,11 +47,6 @@ class Outcome:
     errorbacks: list[dict[str, Any]] = field(default_factory=list)
     """Signatures that the run added for the case of a bad end."""
     changes: dict[str, Any] = field(default_factory=dict)
-
-
-def tasks() -> QuerySet[Task[Any]]:
-    """All tasks, on the database where they live."""
-    return database.task_model()._base_manager.using(database.alias())
 
 
 # Birth.
@@ -163,7 +159,7 @@ def claim(queue: str, names: Sequence[str], limit: int, worker: UUID) -> list[Ta
                 return won
         return []
     with transaction.atomic(using=queued.db):
-        locked = candidates.annotate(clock=Now(), stray=_is_stray()).select_for_update(
+        locked = candidates.annotate(clock=Now(), stray=graph.is_stray()).select_for_update(
             skip_locked=True, no_key=features.has_select_for_no_key_update
         )
         claimed: list[Any] = list(locked[:limit])
@@ -186,7 +182,9 @@ def _take(ids: Sequence[UUID], worker: UUID) -> list[Task[Any]]:
     """Where rows can't be locked while others are skipped: one UPDATE, then see what it won."""
     _move_to_running(ids, worker, Now())
     won = tasks().filter(id__in=ids, status=Status.RUNNING, worker_id=worker)
-    taken: list[Any] = list(won.annotate(stray=_is_stray()).order_by("-priority", "ready_at", "id"))
+    taken: list[Any] = list(
+        won.annotate(stray=graph.is_stray()).order_by("-priority", "ready_at", "id")
+    )
     for task in taken:
         task.is_stray = task.stray
     return taken
@@ -251,7 +249,7 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
         if outcome.status != Status.SUCCESS:
             _move(mine(task), running, outcome.status, task, **changes)
             return True
-        under = outcome.returned is not None or counted_subtasks(task).exists()
+        under = outcome.returned is not None or graph.counted_subtasks(task).exists()
         status = Status.WAITING if under else Status.SUCCESS
         if under:
             changes["attempts"][-1]["outcome"] = status
@@ -362,52 +360,12 @@ def revoke(rows: Iterable[Task[Any]]) -> int:
     return revoked
 
 
-def strays() -> QuerySet[Task[Any]]:
-    """What still runs, or waits to, though its parent, or the run of it that made it, is over."""
-    return tasks().filter(_is_stray(), parent_id__isnull=False, status__in=ACTIVE)
-
-
-def strays_behind() -> QuerySet[Task[Any]]:
-    """Successors that a run chained to its own task, which is to run again, and will chain its own."""
-    repeats = Q(claim_no=OuterRef("previous_run"), status__in=(Status.QUEUED, Status.RETRY))
-    over = repeats | Q(claim_no__gt=OuterRef("previous_run"))
-    return tasks().filter(
-        Exists(tasks().filter(over, id=OuterRef("previous_id"))), status=Status.PENDING
-    )
-
-
 def disown(ids: Collection[UUID]) -> None:
     """Of rows that the caller has locked: whatever becomes of them is nothing to their parent."""
     tasks().filter(id__in=ids, parent_id__isnull=False).update(parent_run=NO_RUN)
 
 
-def _is_stray() -> Exists:
-    """Whether a row's parent is REVOKED, or disowns what the run made that made the row."""
-    disowned = Q(claim_no=OuterRef("parent_run"), status__in=DISOWNS)
-    over = Q(status=Status.REVOKED) | disowned | Q(claim_no__gt=OuterRef("parent_run"))
-    return Exists(tasks().filter(over, id=OuterRef("parent_id")))
-
-
 # From WAITING.
-
-
-def may_complete(task_id: UUID) -> bool:
-    """A look without a lock: the last of racing subtasks, whose end is committed, is told yes."""
-    return completable().filter(id=task_id).exists()
-
-
-def completable() -> QuerySet[Task[Any]]:
-    """WAITING tasks that have nothing unfinished under them."""
-    unfinished = tasks().filter(
-        counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ACTIVE
-    )
-    return tasks().filter(~Exists(unfinished), status=Status.WAITING)
-
-
-def failing() -> QuerySet[Task[Any]]:
-    """WAITING tasks with `fail_fast` of which a subtask has ended in ERROR."""
-    bad = tasks().filter(counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ERROR)
-    return tasks().filter(Exists(bad), status=Status.WAITING, fail_fast=True)
 
 
 def complete(task: Task[Any]) -> Status | None:
@@ -420,7 +378,7 @@ def complete(task: Task[Any]) -> Status | None:
     with transaction.atomic(using=database.alias(), savepoint=False):
         rows = tasks().filter(id=task.id, status=Status.WAITING)
         parent = database.lock(rows).first()
-        if parent is None or counted_subtasks(parent).filter(status__in=ACTIVE).exists():
+        if parent is None or graph.counted_subtasks(parent).filter(status__in=ACTIVE).exists():
             return None
         changes: dict[str, Any] = {}
         returned = tasks().filter(id=parent.returned_id).first() if parent.returned_id else None
@@ -429,40 +387,13 @@ def complete(task: Task[Any]) -> Status | None:
                 return None
             changes["result"] = returned.result
         if parent.container:
-            changes["result"] = _result_of_members(parent)
-        error = _error_below(parent, returned)
+            changes["result"] = graph.result_of_members(parent)
+        error = graph.error_below(parent, returned)
         target = Status.INCOMPLETE if error else Status.SUCCESS
         if parent.errorbacks and not error:
             changes["errorbacks"] = []
         _move(rows, (Status.WAITING,), target, parent, error=error, **changes)
         return target
-
-
-def counted_subtasks(task: Task[Any]) -> QuerySet[Task[Any]]:
-    """The subtasks that decide: those of the last run, and those made from outside."""
-    last = Q(parent_run=None) if task.status in DISOWNS else counts(task.claim_no)
-    return tasks().filter(last, parent_id=task.id)
-
-
-def counts(run: Any) -> Q:
-    """Whether a subtask decides, given its parent's last run."""
-    return Q(parent_run=None) | Q(parent_run=run)
-
-
-def counts_above() -> Q:
-    """The same, asked of subtasks of several parents."""
-    last = Q(parent_run=F("parent__claim_no")) & ~Q(parent__status__in=DISOWNS)
-    return Q(parent_run=None) | last
-
-
-def _result_of_members(container: Task[Any]) -> Any:
-    """A group's: the list in order, None where a member failed. A chain's: its last link's."""
-    members = counted_subtasks(container).filter(member_no__isnull=False).order_by("member_no")
-    if container.container == "chain":
-        last = members.last()
-        return None if last is None else last.result
-    found = members.values_list("status", "result")
-    return [result if status == Status.SUCCESS else None for status, result in found]
 
 
 def break_ring(task: Task[Any]) -> Status | None:
@@ -471,19 +402,6 @@ def break_ring(task: Task[Any]) -> Status | None:
     row = tasks().filter(id=task.id)
     broken = _move(row, (Status.WAITING,), Status.FAILURE, task, error=error)
     return Status.FAILURE if broken else None
-
-
-def _error_below(parent: Task[Any], returned: Task[Any] | None) -> str:
-    bad = counted_subtasks(parent).filter(status__in=ERROR).order_by("finished", "id")
-    first = bad.first()
-    if first is not None:
-        text = f"{bad.count()} of {counted_subtasks(parent).count()} subtasks did not succeed; "
-        return f"{text}first {first.func_name} {first.id}, {first.status}: {first.error}"[:2000]
-    if returned is not None and returned.status != Status.SUCCESS:
-        return f"the task it returned, {returned.func_name} {returned.id}, is {returned.status}"
-    if parent.returned_id and returned is None:
-        return "the task it returned is gone"
-    return ""
 
 
 # From a final one.

@@ -16,9 +16,9 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
-from cq import bell, database, lifecycle, registry, settling
+from cq import bell, database, graph, lifecycle, registry, settling
 from cq.conf import settings
-from cq.lifecycle import tasks
+from cq.database import tasks
 from cq.states import ACTIVE, DONE, Status
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def settle_unsettled() -> int:
     pending = tasks().filter(~Exists(ahead), status=Status.PENDING)
     return sum(
         (
-            _each(lifecycle.completable(), _settle),
-            _each(lifecycle.failing(), _settle),
+            _each(graph.completable(), _settle),
+            _each(graph.failing(), _settle),
             _each(pending, _settle_pending),
         )
     )

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cq import bell, database, lifecycle, logs, settling, submission
+from cq import bell, database, graph, lifecycle, logs, settling, submission
+from cq.database import tasks
 from cq.exceptions import NotRetryable
-from cq.lifecycle import tasks
 from cq.signature import lacks_secrets
 from cq.states import DISOWNS, DONE, ERROR, Status
 
@@ -112,7 +112,7 @@ class _Plan:
             work.extend(tasks().filter(previous_id=one.id, status=Status.SKIPPED))
             under = tasks().filter(parent_id=one.id, status__in=(*ERROR, Status.SKIPPED))
             if target == Status.WAITING:
-                under = under.filter(lifecycle.counts(one.claim_no))
+                under = under.filter(graph.counts(one.claim_no))
                 work.extend(self._returned(one))
             else:  # its next run makes its own; those made from outside decide again
                 under = under.filter(parent_run=None)
@@ -160,7 +160,7 @@ class _Plan:
                 f"{below.func_name} {below.id} can't run again: {parent.func_name} {parent.id} above it "
                 f"{'has ended as' if has_ended else 'is'} {parent.status}, and does not wait for it."
             )
-        bad = lifecycle.counted_subtasks(parent).filter(status__in=ERROR)
+        bad = graph.counted_subtasks(parent).filter(status__in=ERROR)
         if parent.fail_fast and bad.exclude(id__in=self.targets).exists():
             raise NotRetryable(
                 f"{below.func_name} {below.id} can't run again alone: {parent.func_name} {parent.id} above it "

@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models import QuerySet
 
 from cq import database, lifecycle
-from cq.lifecycle import tasks
+from cq.database import tasks
 from cq.states import ACTIVE
 
 if TYPE_CHECKING:

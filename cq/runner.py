@@ -279,7 +279,7 @@ def _want(wanted: _Wanted, place: tuple[str, bool], passed: int | None) -> None:
 
 def _is_queued(queue: str, *, lane: bool) -> bool:
     names = registry.names(asynchronous=lane)
-    queued = lifecycle.tasks().filter(status=Status.QUEUED, queue=queue, func_name__in=names)
+    queued = database.tasks().filter(status=Status.QUEUED, queue=queue, func_name__in=names)
     return queued.exists()
 
 

@@ -14,8 +14,9 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from cq import bell, context, database, lifecycle, logs, revoking, submission
-from cq.lifecycle import Outcome, tasks
+from cq import bell, context, database, graph, lifecycle, logs, revoking, submission
+from cq.database import tasks
+from cq.lifecycle import Outcome
 from cq.states import ACTIVE, ANSWERED, DISOWNS, DONE, ERROR, Status
 from cq.submission import Place
 
@@ -116,14 +117,14 @@ def settle_after(ids: Iterable[UUID]) -> None:
 
 def _settle_waiting(waiter: Task[Any]) -> list[UUID]:
     """Complete it, or revoke what it will not wait for. Returns what is to be settled after that."""
-    if lifecycle.may_complete(waiter.id) and end(waiter, lifecycle.complete) is not None:
+    if graph.may_complete(waiter.id) and end(waiter, lifecycle.complete) is not None:
         return [waiter.id]
     return _fail_fast(waiter) if waiter.fail_fast else []
 
 
 def complete_above(parent_id: UUID) -> None:
     """After a subtask that concerns nobody but its parent: most of them are not the last."""
-    if lifecycle.may_complete(parent_id):
+    if graph.may_complete(parent_id):
         settle(parent_id)
 
 
@@ -180,8 +181,8 @@ def revoke(task_id: UUID) -> bool:
 
 def revoke_strays() -> int:
     """What is under a REVOKED task, or was made by a run that is over and counts no more."""
-    revoked = _revoke_behind(lifecycle.strays_behind())
-    revoked += revoking.revoke_trees(lifecycle.strays())
+    revoked = _revoke_behind(graph.strays_behind())
+    revoked += revoking.revoke_trees(graph.strays())
     settle_all(_concerned(revoked))
     return len(revoked)
 
@@ -191,8 +192,8 @@ def abandon(ids: Sequence[UUID]) -> list[UUID]:
     revoked: list[UUID] = []
     for start in range(0, len(ids), lifecycle.BATCH):
         batch = ids[start : start + lifecycle.BATCH]
-        revoked += _revoke_behind(lifecycle.strays_behind().filter(previous_id__in=batch))
-        under = lifecycle.strays().filter(parent_id__in=batch)
+        revoked += _revoke_behind(graph.strays_behind().filter(previous_id__in=batch))
+        under = graph.strays().filter(parent_id__in=batch)
         strays = list(under.values_list("id", flat=True))
         if strays:
             revoked += revoking.revoke_trees(tasks().filter(id__in=strays))
@@ -212,7 +213,7 @@ def _fail_fast(parent: Task[Any]) -> list[UUID]:
 
     Not errorbacks, nor successors that run after any end.
     """
-    counted = lifecycle.counted_subtasks(parent)
+    counted = graph.counted_subtasks(parent)
     if not counted.filter(status__in=ERROR).exists():
         return []
     spared = Q(is_errorback=True) | Q(force_chain=True, previous_id__isnull=False)

@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db.models import Q
 
 from cq import database
-from cq.lifecycle import tasks
+from cq.database import tasks
 from cq.states import DONE, Status
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Count, Q
 
-from cq import bell, context, database, lifecycle, logs, settling, submission
+from cq import bell, context, database, graph, lifecycle, logs, settling, submission
+from cq.database import tasks
 from cq.exceptions import ParentFinished, Revoked
-from cq.lifecycle import tasks
 from cq.signature import Later, call, signature, spread, taking_result
 from cq.states import ACTIVE, ANSWERED, DONE, Status
 from cq.submission import Place
@@ -324,7 +324,7 @@ def _rolled_up(own: _Numbers) -> _Numbers:
     ids = list(own)
     for start in range(0, len(ids), lifecycle.BATCH):
         batch = ids[start : start + lifecycle.BATCH]
-        counted = tasks().filter(lifecycle.counts_above(), parent_id__in=batch).order_by()
+        counted = tasks().filter(graph.counts_above(), parent_id__in=batch).order_by()
         numbers = counted.values_list("parent_id").annotate(
             total=Count("id"), done=Count("id", filter=Q(status__in=DONE))
         )

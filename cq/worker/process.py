@@ -17,7 +17,7 @@ from channels.layers import BaseChannelLayer
 from django.db import connections
 
 from cq import bell, hosting, interrupts, logs, registry
-from cq.lifecycle import tasks
+from cq.database import tasks
 from cq.runner import Runner
 from cq.states import Status
 from cq.worker.listening import Listener

@@ -273,10 +273,10 @@ def no_settle_in_sweep(patch):
 @mutant
 def complete_by_one_update(patch):
     """One UPDATE says whether anything under a parent is unfinished, and that it is complete."""
-    from cq import lifecycle
+    from cq import graph, lifecycle
 
     def complete(task):
-        complete = lifecycle.completable().filter(id=task.id)
+        complete = graph.completable().filter(id=task.id)
         return "SUCCESS" if complete.update(status="SUCCESS", finished=Now()) else None
 
     patch(lifecycle, "may_complete", lambda task_id: True)
@@ -311,11 +311,11 @@ def complete_by_one_statement(patch):
 @mutant
 def complete_unguarded(patch):
     """All under a parent is read, then the parent written, whatever others did meanwhile."""
-    from cq import lifecycle
+    from cq import graph, lifecycle
     from cq.states import ACTIVE
 
     def complete(task):
-        if any(below.status in ACTIVE for below in lifecycle.counted_subtasks(task)):
+        if any(below.status in ACTIVE for below in graph.counted_subtasks(task)):
             return None
         time.sleep(0.01)
         lifecycle.tasks().filter(id=task.id).update(status="SUCCESS", finished=Now())
