@@ -14,9 +14,11 @@ from django.db import (
     NotSupportedError,
     OperationalError,
     ProgrammingError,
+    transaction,
 )
 
 from cq import database
+from tests.app.models import Effect
 
 POSTGRESQL = {
     "40001": True,
@@ -78,6 +80,8 @@ def test_states_of_postgresql(state, expected):
 def test_codes_of_mariadb(code, expected):
     cause = pymysql.err.OperationalError(code, "Unknown column 'connection'")
     assert expected is database.passing(as_django(OperationalError, cause))
+    cause.sqlstate = "HY000"  # what newer drivers add says less
+    assert expected is database.passing(as_django(OperationalError, cause))
 
 
 @pytest.mark.parametrize(("text", "expected"), SAID)
@@ -117,3 +121,40 @@ def test_sqlite_is_busy(error, expected):
 )
 def test_others(error, expected):
     assert expected is database.passing(error)
+
+
+CONFLICTS = [
+    (pymysql.err.OperationalError(1213, "Deadlock found"), True),
+    (pymysql.err.OperationalError(1205, "Lock wait timeout exceeded"), True),
+    (psycopg.errors.DeadlockDetected("deadlock detected"), True),
+    (psycopg.errors.AdminShutdown("terminating connection"), False),
+    (pymysql.err.OperationalError(2013, "Lost connection"), False),
+]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("cause", "again"), CONFLICTS)
+def test_a_transaction_that_was_broken_off_for_another_is_begun_anew(cause, again):
+    tries = []
+
+    def step():
+        tries.append(Effect.objects.create(name="tried"))
+        if len(tries) < 3:
+            raise as_django(OperationalError, cause)
+        return "done"
+
+    if again:
+        assert "done" == database.in_transaction(step)
+    else:
+        with pytest.raises(OperationalError):
+            database.in_transaction(step)
+    assert ((3, 1) if again else (1, 0)) == (len(tries), Effect.objects.count())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_inside_the_callers_transaction_a_conflict_is_the_callers():
+    def step():
+        raise as_django(OperationalError, CONFLICTS[0][0])
+
+    with pytest.raises(OperationalError), transaction.atomic():
+        database.in_transaction(step)

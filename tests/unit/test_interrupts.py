@@ -21,6 +21,9 @@ from cq.models import Task
 from tests.app.models import Effect
 from tests.unit import running
 
+# An interrupt may land in a __del__ that runs just then, which can't raise: Python reports it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 TIMES = 3000
 
 
