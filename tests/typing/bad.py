@@ -95,6 +95,7 @@ def workflows(made: Task[int], text: Task[str]) -> None:
     group(add.s("one"))  # E: arg-type
     chain(add.s(1), text_of)  # E: arg-type
     group(text_of.s(1)).delay().then(total)  # E: call-overload
+    group(text_of.s(1)).then(total)  # E: call-overload
     group(add.s(1)).delay().then(add)  # E: call-overload
     group(add.s(1)).delay(1)  # E: call-arg
     group(add.s(1)).using(retries=3)  # E: call-arg
