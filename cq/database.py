@@ -78,17 +78,44 @@ def read_clock() -> datetime:
     return value  # type: ignore[no-any-return]
 
 
-def lock(rows: QuerySet[Any]) -> QuerySet[Any]:
+def lock(rows: QuerySet[Any], *, skip: bool = False) -> QuerySet[Any]:
     """`rows`, to be read under a lock that inserting their subtasks neither waits for nor blocks.
+
+    `skip`: without those that somebody else holds, where the database can do that.
 
     To be called inside `transaction.atomic()`. SQLite has one lock for all: it is taken by a
     write that changes nothing, because a read first could only fail later.
     """
     features = connections[rows.db].features
     if features.has_select_for_update:
-        return rows.select_for_update(no_key=features.has_select_for_no_key_update)
+        return rows.select_for_update(
+            skip_locked=skip and features.has_select_for_update_skip_locked,
+            no_key=features.has_select_for_no_key_update,
+        )
     rows.order_by().update(status=F("status"))
     return rows
+
+
+LONGEST_WAIT = 0.5
+"""Seconds that bookkeeping waits for a row which somebody's transaction holds."""
+
+
+def bound_waits() -> None:
+    """PostgreSQL: the rest of this transaction waits for no lock for long, unless it is a user's own.
+
+    A row may be held for as long as the user's task or request takes that has added to it.
+    """
+    link = connection()
+    if link.vendor == "postgresql" and len(link.atomic_blocks) == 1:
+        with link.cursor() as cursor:
+            cursor.execute(f"SET LOCAL lock_timeout = {LONGEST_WAIT * 1000:.0f}")
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether a row was held by somebody else for too long."""
+    return isinstance(error, OperationalError) and (
+        _state(error.__cause__) == "55P03" or _code(error.__cause__) == 1205
+    )
 
 
 def passing(error: BaseException) -> bool:

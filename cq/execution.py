@@ -420,8 +420,25 @@ class _Attempt:
         """It revoked itself, or what is above it: nothing of it stays but that."""
         self._roll_back(error or Revoked())
         for task_id in self.run.revokes:
-            _guarded(settling.revoke, task_id)
+            self._revoke_one(task_id)
         return _Next.GONE
+
+    def _revoke_one(self, task_id: UUID) -> None:
+        """Until it is done: nobody else knows of it, and nobody takes this row from a live worker."""
+        tries = 0
+        while True:
+            try:
+                settling.revoke(task_id)
+            except Exception as error:
+                if not database.passing(error):
+                    raise WorkerBroken from error
+                logger.debug("%s could not be revoked yet: %s", task_id, error)
+                if self.how == "worker":
+                    database.discard(database.connection())
+                _pause(tries)
+                tries += 1
+            else:
+                return
 
     def _is_passing(self, error: BaseException, *, atomic: bool | None = None) -> bool:
         atomic = self.task.atomic if atomic is None else atomic

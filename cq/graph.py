@@ -47,7 +47,8 @@ def completable() -> QuerySet[Task[Any]]:
     unfinished = tasks().filter(
         counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ACTIVE
     )
-    return tasks().filter(~Exists(unfinished), status=Status.WAITING)
+    returned = tasks().filter(id=OuterRef("returned_id"), status__in=ACTIVE)
+    return tasks().filter(~Exists(unfinished), ~Exists(returned), status=Status.WAITING)
 
 
 def failing() -> QuerySet[Task[Any]]:

@@ -86,6 +86,9 @@ async def acall(
     finally:
         window.is_open = False
         _watch.remove(window)
+        if run.deadline is not None and time.monotonic() > run.deadline:
+            # It may have kept the loop, and so its own interrupt, waiting.
+            run.is_overdue = run.interrupted = True
 
 
 def spare(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

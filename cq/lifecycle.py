@@ -103,6 +103,7 @@ def skip(task: Task[Any]) -> bool:
     """PENDING to SKIPPED: its predecessor ended badly."""
     row = tasks().filter(id=task.id)
     with transaction.atomic(using=database.alias(), savepoint=False):
+        database.bound_waits()
         # Under a lock where it may be given errorbacks, which it forgets the secrets of.
         found = database.lock(row).first() if task.linked else task
         return found is not None and bool(_move(row, (Status.PENDING,), Status.SKIPPED, found))
@@ -114,7 +115,8 @@ def skip(task: Task[Any]) -> bool:
 def make_due(limit: int = 1000) -> set[str]:
     """SCHEDULED and RETRY to QUEUED, of what is due. Returns the queues of what moved.
 
-    Reads first: where nothing is due, nothing is locked.
+    Reads first: where nothing is due, nothing is locked. What somebody else holds is left to the
+    next step.
     """
     waiting = (Status.SCHEDULED, Status.RETRY)
     due = tasks().filter(status__in=waiting, ready_at__lte=Now(), container="")
@@ -123,8 +125,11 @@ def make_due(limit: int = 1000) -> set[str]:
     if not found:
         return set()
     ids = [found_id for found_id, _ in found]
-    moved = _move(tasks().filter(id__in=ids), waiting, Status.QUEUED)
-    return {queue for _, queue in found} if moved else set()
+    with transaction.atomic(using=database.alias()):
+        rows = tasks().filter(id__in=ids, status__in=waiting).order_by("id")
+        free = dict(database.lock(rows, skip=True).values_list("id", "queue"))
+        moved = _move(tasks().filter(id__in=list(free)), waiting, Status.QUEUED)
+    return set(free.values()) if moved else set()
 
 
 def due_containers() -> QuerySet[Task[Any]]:
@@ -204,7 +209,7 @@ def _move_to_running(ids: Sequence[UUID], worker: UUID, started: Any) -> None:
 def refuse(task: Task[Any], error: str) -> Status | None:
     """QUEUED to FAILURE, without a run: it expired, or nobody knows its function."""
     row = tasks().filter(id=task.id)
-    refused = _move(row, (Status.QUEUED,), Status.FAILURE, task, error=error)
+    refused = _move(row, (Status.QUEUED,), Status.FAILURE, task, error=error, traceback="")
     return Status.FAILURE if refused else None
 
 
@@ -224,7 +229,7 @@ def mine(task: Task[Any]) -> QuerySet[Task[Any]]:
 def finish(task: Task[Any], outcome: Outcome) -> bool:
     """The end of a run, in the transaction of its effects. Raises Fenced where it is not its own.
 
-    Returns whether others than its parent are concerned (see `workflow.settle`). A task that
+    Returns whether others than its parent are concerned (see `settling.settle`). A task that
     nobody is linked to is one UPDATE, which notices if somebody has linked to it meanwhile.
     """
     changes = _changes(task, outcome)
@@ -333,7 +338,7 @@ def rescue(task: Task[Any]) -> Status | None:
     if target == Status.QUEUED:
         changes["started"] = None
     else:
-        changes["error"] = error
+        changes |= {"error": error, "traceback": ""}
     return target if _move(mine(task), (Status.RUNNING,), target, task, **changes) else None
 
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
@@ -53,7 +54,7 @@ def _guarded(what: str, name: object) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if database.passing(error):
+        if database.passing(error) and not database.is_held(error):
             raise
         logger.exception("the sweep goes on without the %s %s", what, name)
 
@@ -205,7 +206,7 @@ def prune() -> int:
 
 
 def _prune_page() -> tuple[int, int]:
-    """How many top tasks went, and how many rows with them."""
+    """How many top tasks there were to go, and how many rows went."""
     unfinished = tasks().filter(status__in=ACTIVE)
     old = tasks().filter(
         ~Exists(unfinished.filter(previous__root_id=OuterRef("id"))),
@@ -214,15 +215,25 @@ def _prune_page() -> tuple[int, int]:
         parent=None,
         status__in=DONE,
     )
-    ids = list(old.order_by("prune_at").values_list("id", flat=True)[:PAGE])
-    if not ids:
+    found = list(old.order_by("prune_at").values_list("id", flat=True)[:PAGE])
+    if not found:
         return 0, 0
+    with transaction.atomic(using=database.alias()):
+        # Locked, and looked at again: retry() may have revived one, and somebody added to another.
+        rows = old.filter(id__in=found)
+        still = database.lock(tasks().filter(id__in=found).order_by("id"), skip=True)
+        free = list(still.values_list("id", flat=True))
+        ids = list(rows.filter(id__in=free).values_list("id", flat=True))
+        return len(found), _delete_trees(ids) if ids else 0
+
+
+def _delete_trees(ids: list[UUID]) -> int:
     lines = database.line_model()._base_manager.using(database.alias())
     lines.filter(root_id__in=ids)._raw_delete(database.alias())
     for kept in ("previous", "returned"):  # a pointer to what is gone says nothing
         pointing = tasks().filter(**{f"{kept}__root_id__in": ids}).exclude(root_id__in=ids)
         tasks().filter(id__in=list(pointing.values_list("id", flat=True))).update(**{kept: None})
-    return len(ids), tasks().filter(root_id__in=ids)._raw_delete(database.alias())
+    return tasks().filter(root_id__in=ids)._raw_delete(database.alias())
 
 
 def _each(rows: QuerySet[Task[Any]], mend: Callable[[Task[Any]], bool]) -> int:

@@ -41,12 +41,15 @@ def retry(task: T) -> T:
 def _retried(task_id: UUID) -> dict[UUID, Status] | None:
     """What became of which. None: others changed what was to be revived, before it was locked."""
     with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
-        seen = _Plan(task_id).targets
-        # In one order, whoever locks several.
-        locked = list(database.lock(tasks().filter(id__in=list(seen))).order_by("id"))
-        targets = _Plan(task_id).targets
-        if targets != seen:
+        seen = _Plan(task_id)
+        # In one order, whoever locks several; and what would end without waiting for these.
+        held = [*seen.targets, *seen.waits]
+        locked = list(database.lock(tasks().filter(id__in=held)).order_by("id"))
+        plan = _Plan(task_id)
+        targets = plan.targets
+        if (targets, plan.waits) != (seen.targets, seen.waits):
             return None
+        locked = [row for row in locked if row.id in targets]
         for row in locked:
             _revive(row, targets[row.id])
         for row in locked:
@@ -81,6 +84,8 @@ class _Plan:
 
     task_id: UUID
     targets: dict[UUID, Status] = field(init=False, default_factory=dict)
+    waits: set[UUID] = field(init=False, default_factory=set)
+    """What has not ended, and must not before it waits for these."""
     _rows: list[Task[Any]] = field(init=False, default_factory=list)
     _elsewhere: list[Task[Any]] = field(init=False, default_factory=list)
 
@@ -134,8 +139,10 @@ class _Plan:
         work = deque(revived)
         while work:
             one = work.popleft()
-            for returner in tasks().filter(returned_id=one.id, status=Status.INCOMPLETE):
-                if returner.id not in self.targets:
+            for returner in tasks().filter(returned_id=one.id):
+                if returner.status == Status.WAITING:
+                    self.waits.add(returner.id)
+                elif returner.status == Status.INCOMPLETE and returner.id not in self.targets:
                     self._reopen(returner)
                     work.append(returner)
             parent = one.parent
@@ -145,6 +152,8 @@ class _Plan:
             if parent.status == Status.INCOMPLETE:
                 self._reopen(parent)
                 work.append(parent)
+            else:
+                self.waits.add(parent.id)
 
     def _reopen(self, row: Task[Any]) -> None:
         self.targets[row.id] = Status.WAITING

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db import connections
 from django.db.models import QuerySet
 
 from cq import database, lifecycle
@@ -22,36 +21,40 @@ if TYPE_CHECKING:
     from cq.models import Task
 
 BATCH = 500
+PARENTS = 100  # in one question: with more of them PostgreSQL reads all subtasks that there are
 PAUSE = 0.02  # seconds, where all that is left is locked by runs that are about to end
 PATIENCE = 50  # such pauses before a lock is waited for
 
 
-def revoke(task_id: UUID, *, disowned: bool = False) -> list[UUID]:
+def revoke(task_id: UUID, *, disowned: bool = False, wait: bool = True) -> list[UUID]:
     """A task, its successors, and all under them. Returns the ids; none where it has ended already.
 
     The task and its successors in one transaction: it is never seen REVOKED with one of them
     released by that. What is under them follows, and the sweep goes on where this could not.
-    `disowned`: their parent does not count them.
+    `disowned`: their parent does not count them. Without `wait`, rows that somebody else goes on
+    holding are left to the sweep.
     """
     with database.begin_as("IMMEDIATE"):
-        found = database.in_transaction(partial(_revoke_line, task_id, disowned=disowned))
-    return found + revoke_under(found) if found else []
+        line = partial(_revoke_line, task_id, disowned=disowned, wait=wait)
+        found = database.in_transaction(line)
+    return found + revoke_under(found, wait=wait) if found else []
 
 
 def revoke_trees(wanted: QuerySet[Task[Any]]) -> list[UUID]:
-    """Those that are not final, and all under them. Returns the ids of all that were."""
-    revoked = _revoke_rows(wanted)
-    return revoked + revoke_under(revoked)
+    """Those that are not final and that nobody holds, and all under them. Returns the ids of all."""
+    revoked = _revoke_rows(_active(wanted), wait=False)
+    return revoked + revoke_under(revoked, wait=False)
 
 
-def revoke_under(ids: Collection[UUID]) -> list[UUID]:
+def revoke_under(ids: Collection[UUID], *, wait: bool) -> list[UUID]:
     """All under these, which are REVOKED: again, until there is nothing that a run has added since."""
     revoked: list[UUID] = []
     above, is_whole = list(ids), True
     while True:
         new: list[UUID] = []
-        for start in range(0, len(above), BATCH):
-            new += _revoke_rows(tasks().filter(parent_id__in=above[start : start + BATCH]))
+        for start in range(0, len(above), PARENTS):
+            below = tasks().filter(parent_id__in=above[start : start + PARENTS])
+            new += _revoke_rows(_active(below), wait=wait)
         if is_whole and not new:
             return revoked
         revoked += new
@@ -59,7 +62,9 @@ def revoke_under(ids: Collection[UUID]) -> list[UUID]:
         above, is_whole = (new, False) if new else ([*ids, *revoked], True)
 
 
-def _revoke_line(task_id: UUID, *, disowned: bool) -> list[UUID]:
+def _revoke_line(task_id: UUID, *, disowned: bool, wait: bool) -> list[UUID]:
+    if not wait:
+        database.bound_waits()
     found: list[UUID] = []
     rows: list[Task[Any]] = []
     while (behind := _with_successors(task_id)) != found:
@@ -82,33 +87,29 @@ def _with_successors(task_id: UUID) -> list[UUID]:
     return found
 
 
-def _revoke_rows(wanted: QuerySet[Task[Any]]) -> list[UUID]:
-    """In small transactions. A row that is locked is come back to, so that nobody waits in a ring."""
+def _active(rows: QuerySet[Task[Any]]) -> list[UUID]:
+    return sorted(rows.filter(status__in=ACTIVE).order_by().values_list("id", flat=True))
+
+
+def _revoke_rows(ids: list[UUID], *, wait: bool) -> list[UUID]:
+    """In small transactions. A row that is held is come back to, so that nobody waits in a ring."""
     revoked: list[UUID] = []
-    pauses = 0
-    while True:
-        found = database.in_transaction(partial(_revoke_batch, wanted, wait=pauses > PATIENCE))
-        revoked += found
-        if len(found) == BATCH:
-            continue
-        if not wanted.filter(status__in=ACTIVE).exists():
-            return revoked
-        pauses += 1
-        time.sleep(PAUSE)
+    for start in range(0, len(ids), BATCH):
+        left, pauses = ids[start : start + BATCH], 0
+        while left:
+            step = partial(_revoke_batch, left, wait=wait and pauses > PATIENCE)
+            found = database.in_transaction(step)
+            revoked += found
+            left = [] if len(found) == len(left) else _active(tasks().filter(id__in=left))
+            if not left or (pauses > PATIENCE and not wait):
+                break
+            pauses += 1
+            time.sleep(PAUSE)
+    return revoked
 
 
-def _revoke_batch(wanted: QuerySet[Task[Any]], *, wait: bool) -> list[UUID]:
-    rows = list(_lock(wanted.filter(status__in=ACTIVE), wait=wait)[:BATCH])
-    lifecycle.revoke(rows)
-    return [row.id for row in rows]
-
-
-def _lock(rows: QuerySet[Task[Any]], *, wait: bool) -> QuerySet[Task[Any]]:
-    features = connections[rows.db].features
-    rows = rows.order_by("id")
-    if not features.has_select_for_update:
-        return database.lock(rows)
-    return rows.select_for_update(
-        skip_locked=features.has_select_for_update_skip_locked and not wait,
-        no_key=features.has_select_for_no_key_update,
-    )
+def _revoke_batch(ids: list[UUID], *, wait: bool) -> list[UUID]:
+    rows = tasks().filter(id__in=ids, status__in=ACTIVE).order_by("id")
+    locked = list(database.lock(rows, skip=not wait))
+    lifecycle.revoke(locked)
+    return [row.id for row in locked]

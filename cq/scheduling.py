@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from cq import bell, lifecycle, settling
+import logging
 
+from cq import bell, database, lifecycle, settling
+
+logger = logging.getLogger("cq.scheduling")
+
+PAGE = 100
 PERIOD = 0.25
 """Seconds between two looks: the most that a task may be late on an idle worker."""
 
 
 def step() -> int:
     """Make due what is due, and ring for it. Returns the number of queues concerned."""
-    for container in lifecycle.due_containers():
-        settling.open_container(container)
     queues = lifecycle.make_due()
     for queue in queues:
         bell.ring(queue)
+    for task_id in list(lifecycle.due_containers().values_list("id", flat=True)[:PAGE]):
+        try:
+            settling.open_container(task_id)
+        except Exception as error:
+            if database.passing(error) and not database.is_held(error):
+                raise
+            logger.warning("%s is due, and could not be filled; will try again: %s", task_id, error)
     return len(queues)

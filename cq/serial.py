@@ -30,7 +30,7 @@ def run(submitted: Iterable[Task[Any]]) -> None:
         while work:
             task = work.popleft()
             if task.container:
-                settling.open_container(task)
+                settling.open_container(task.id)
             elif task.status in (Status.SCHEDULED, Status.RETRY):
                 lifecycle.hurry(task)
             claimed = lifecycle.claim_one(task.id, worker)

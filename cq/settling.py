@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from cq import bell, context, database, graph, lifecycle, logs, revoking, submission
+from cq.conf import settings
 from cq.database import tasks
 from cq.lifecycle import Outcome
 from cq.states import ACTIVE, ANSWERED, DISOWNS, DONE, ERROR, Status
@@ -38,6 +40,7 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
 def end(task: Task[Any], move: Callable[[Task[Any]], Status | None]) -> Status | None:
     """`move(task)`, which gives the status it got, and the errorbacks of a bad end."""
     with transaction.atomic(using=database.alias()):
+        database.bound_waits()
         status = move(task)
         if status in ANSWERED:
             _answer(task.id)
@@ -63,7 +66,7 @@ def as_answer(failed: Task[Any], call: Mapping[str, Any]) -> tuple[dict[str, Any
     """What an errorback's row says, told the error as it is now, and where it stands."""
     kind, _, message = failed.error.partition(": ")
     if not failed.traceback:  # no exception's, but said by cq
-        kind, message = failed.status.capitalize(), failed.error
+        kind, message = str(failed.status), failed.error
     error = {"type": kind, "message": message, "traceback": failed.traceback}
     place = Place(
         parent=failed.parent, parent_run=failed.parent_run, previous=failed, is_errorback=True
@@ -104,13 +107,17 @@ def settle_all(ids: Iterable[UUID]) -> None:
 
 
 def settle_after(ids: Iterable[UUID]) -> None:
-    """The same, of what is concerned by what an atomic run does, once that is committed.
+    """The same, of what is concerned by what the caller's transaction does, once that is committed.
 
-    Before, `fail_fast` could revoke this very run in its own transaction, which then can't commit.
+    Before, nobody else could see it, and what ends meanwhile would be left WAITING; nor could an
+    atomic run commit that `fail_fast` had revoked in its own transaction.
     """
     run = context.current()
     if run is not None and run.task.atomic and run.how != "inline":
         run.concerned.extend(ids)
+    elif database.depth() and not settings().serial:
+        later = partial(settle_all, list(ids))
+        transaction.on_commit(later, using=database.alias(), robust=True)
     else:
         settle_all(ids)
 
@@ -147,6 +154,7 @@ def release_successors(task: Task[Any]) -> list[UUID]:
 def release(task: Task[Any]) -> Status | None:
     """From PENDING, and ring for it; a group or chain gets its members."""
     with transaction.atomic(using=database.alias()):
+        database.bound_waits()
         status = lifecycle.release(task)
         if status is None:
             return None
@@ -158,9 +166,13 @@ def release(task: Task[Any]) -> Status | None:
     return status
 
 
-def open_container(task: Task[Any]) -> bool:
+def open_container(task_id: UUID) -> bool:
     """SCHEDULED to WAITING, of a group or chain whose time has come."""
+    task = tasks().filter(id=task_id).first()
+    if task is None:
+        return False
     with transaction.atomic(using=database.alias()):
+        database.bound_waits()
         if not lifecycle.open_container(task):
             return False
         task.status = Status.WAITING
@@ -204,7 +216,7 @@ def _revoke_behind(strays: QuerySet[Task[Any]]) -> list[UUID]:
     """Stray successors, with those behind them: unlike others that are revoked, nobody misses them."""
     revoked: list[UUID] = []
     for task_id in list(strays.values_list("id", flat=True)):
-        revoked += revoking.revoke(task_id, disowned=True)
+        revoked += revoking.revoke(task_id, disowned=True, wait=False)
     return revoked
 
 

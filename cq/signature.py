@@ -16,7 +16,7 @@ from cq.registry import Definition
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Signature(Generic[R_co]):
     """A call to make later. Made by `f.s(1, 2)`; its result will be an `R_co`."""
 
@@ -31,8 +31,15 @@ class Signature(Generic[R_co]):
         """A copy with other options."""
         return dataclasses.replace(self, options=self.options.using(options))
 
+    def __repr__(self) -> str:
+        names = self.definition.names[int(self.takes_result) :]
+        args, kwargs = masked(self.args, self.kwargs, self.options.sensitive, names)
+        given = [repr(value) for value in args]
+        given += [f"{name}={value!r}" for name, value in kwargs.items()]
+        return f"<{self.definition.name}.s({', '.join(given)})>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Container(Generic[R_co]):
     """A group or chain of calls to make later: one task that is never executed, over its members."""
 
@@ -46,6 +53,9 @@ class Container(Generic[R_co]):
                 raise InvalidCall(
                     f"{self.kind}() takes signatures, f.s(1, 2), groups and chains; not {member!r}."
                 )
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} of {len(self.members)}>"
 
     def chosen(self, given: Mapping[str, Any]) -> Options:
         """Its options with what `using()` was given, checked. Raises InvalidOption."""

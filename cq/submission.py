@@ -181,7 +181,8 @@ def _made(columns: Mapping[str, Any], place: Place, making: _Making) -> Task[Any
     )
     task.meta = {**(parent.meta if parent else {}), **columns["meta"]}
     task.root_id = (parent.root_id or parent.id) if parent else task.id
-    check_depth(task.func_name, task.depth + _levels(task.members))
+    if place.member_no is None and not place.is_errorback:  # else granted when the call was made
+        check_depth(task.func_name, task.depth + _levels(task.members))
     _set_times(task, columns["run_after"], columns["expires"], making)
     task.made_in = making.transaction
     run = context.current()

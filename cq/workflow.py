@@ -74,10 +74,12 @@ def chain(
             return insert(run.task, run.task.claim_no)
     with _behind(previous) as locked:
         successor = insert(locked)
-        if locked.status in DONE and successor.status == Status.PENDING:
+        is_late = locked.status in DONE and successor.status == Status.PENDING
+        if is_late:
             settling.settle_after(settling.release_successors(locked))
-            successor.refresh_from_db(fields=("status", "ready_at", "run_after", "finished"))
-        return successor
+    if is_late:
+        successor.refresh_from_db(fields=("status", "ready_at", "run_after", "finished"))
+    return successor
 
 
 def errorback(
@@ -202,6 +204,9 @@ def _run_beside(task: Task[Any]) -> Run | None:
 def _locked(task_id: UUID) -> Task[Any]:
     locked: Task[Any] = database.lock(tasks().filter(id=task_id)).get()
     bell.ring_on_commit([locked])  # who looks for QUEUED tasks now passes over this one
+    run = context.current()
+    if run is not None and run.task.atomic and run.how == "worker":
+        run.concerned.append(task_id)  # and who settles it now can't wait until this run has ended
     return locked
 
 
@@ -276,8 +281,11 @@ def adopt(run: Run, returned: Task[Any]) -> None:
         touched.append(link)
         link = row.values_list("previous_id", flat=True).first()
     tasks().filter(id=returned.id).update(linked=True)
-    if not task.atomic:  # as in _locked(); what an atomic task made nobody could see yet
-        bell.ring_on_commit(tasks().filter(id__in=touched))
+    # As in _locked(): whoever looked for them meanwhile has passed over them.
+    held = Q(id__in=touched)
+    if not task.atomic:  # what an atomic task made nobody could see yet
+        held |= Q(root_id=task.root_id, parent_id__in=touched)
+    bell.ring_on_commit(tasks().filter(held, status=Status.QUEUED).only("queue", "status"))
 
 
 def endless(returned: Task[Any]) -> ValueError:

@@ -483,13 +483,16 @@ class Task(models.Model, Generic[R]):
         """At once REVOKED: it, all under it, and its successors with all under them.
 
         What runs of these can't commit any more, and is stopped within seconds. A task may revoke
-        itself, or what is above it: this raises Revoked then. Returns False where it has ended.
+        itself, or what is above it: this raises Revoked then. Renews itself; False: it had ended.
         """
-        return serial.door(workflow.revoke, self)
+        revoked = serial.door(workflow.revoke, self)
+        if not self._state.adding:
+            self.refresh_from_db()
+        return revoked
 
     async def arevoke(self) -> bool:
         """`revoke()` for async code."""
-        return await sync_to_async(serial.door)(workflow.revoke, self)
+        return await sync_to_async(self.revoke)()
 
     def retry(self) -> Self:
         """FAILURE, LOST: run again. INCOMPLETE: what did not succeed under it runs again.

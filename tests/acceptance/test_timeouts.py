@@ -185,7 +185,7 @@ SPOILT = {
     ),
     "interrupted_once": (test_what_swallows_it_is_hit_again_and_has_failed_all_the_same, "loop"),
     "windows_stay_open": (test_what_takes_too_long_fails_without_effects_and_is_retried, "thread"),
-    "no_look": (test_what_is_revoked_is_stopped_and_the_next_one_runs, "thread"),
+    "interrupts_nobody": (test_what_is_revoked_is_stopped_and_the_next_one_runs, "thread"),
 }
 
 
@@ -194,7 +194,7 @@ SPOILT = {
 def test_unprotected(worker, eventually, mutant):
     test, place = SPOILT[mutant]
     spoilt = partial(worker, env={"CQ_TEST_MUTANT": mutant})
-    given = {"eventually": eventually} if mutant == "no_look" else {}
+    given = {"eventually": eventually} if mutant == "interrupts_nobody" else {}
     with pytest.raises((AssertionError, TimeoutError)):
         test(spoilt, place=place, **given)
 

@@ -279,14 +279,14 @@ def complete_by_one_update(patch):
         complete = graph.completable().filter(id=task.id)
         return "SUCCESS" if complete.update(status="SUCCESS", finished=Now()) else None
 
-    patch(lifecycle, "may_complete", lambda task_id: True)
+    patch(graph, "may_complete", lambda task_id: True)
     patch(lifecycle, "complete", complete)
 
 
 @mutant
 def complete_by_one_statement(patch):
     """The parent is locked first, and what is under it looked at, but in the same statement."""
-    from cq import database, lifecycle
+    from cq import database, graph, lifecycle
 
     sql = """
         WITH locked AS MATERIALIZED (
@@ -304,7 +304,7 @@ def complete_by_one_statement(patch):
             cursor.execute(sql, [task.id])
             return "SUCCESS" if cursor.rowcount else None
 
-    patch(lifecycle, "may_complete", lambda task_id: True)
+    patch(graph, "may_complete", lambda task_id: True)
     patch(lifecycle, "complete", complete)
 
 
@@ -372,13 +372,13 @@ def revokes_what_it_saw(patch):
     from cq import lifecycle, revoking
     from cq.states import ACTIVE
 
-    def revoke_under(ids):
+    def revoke_under(ids, wait):
         level, revoked = list(ids), []
         while level:
             below = lifecycle.tasks().filter(parent_id__in=level, status__in=ACTIVE)
             level = list(below.values_list("id", flat=True))
             time.sleep(0.05)
-            revoked += revoking._revoke_rows(lifecycle.tasks().filter(id__in=level))
+            revoked += revoking._revoke_rows(level, wait=wait)
         return revoked
 
     patch(revoking, "revoke_under", revoke_under)
@@ -782,7 +782,7 @@ def interrupted_connections_kept(patch):
 
 
 @mutant
-def no_look(patch):
+def interrupts_nobody(patch):
     """Nobody asks whether what runs has been revoked."""
     from cq import interrupts
 

@@ -291,7 +291,7 @@ class _Author:
         return program
 
     def pick(self):
-        return {"pick": round(self.rng.random(), 3)}
+        return {"pick": self.rng.randrange(1000) / 1000}
 
     def leaf(self):
         """A task that makes nothing."""

@@ -106,7 +106,7 @@ def third_death(lab):
 @scenario({"no_fence": "twice", "effects_apart": "twice"}, fenced=2)
 def zombie(lab):
     """SIGSTOP of a group past its lease, another takes over, SIGCONT: nothing of the first remains."""
-    stopped = lab.worker("--processes", "2")
+    stopped = lab.worker("--processes", "2", faults="interrupts_nobody")
     pause = {"before" if connection.vendor == "sqlite" else "after": 2}
     for number in range(2):
         lab.delay(tasks.effect, number, **pause)

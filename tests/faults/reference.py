@@ -25,7 +25,7 @@ class Job:
     parent: Job | None = None
     previous: Job | None = None
     counts: bool = True
-    is_void: bool = False  # chained by a run of `previous` that ran again
+    is_void: bool = False  # behind a run of a task that ran again
     together: bool = True  # made in one transaction with what it stands behind
     seen: object = None
     returned: Job | None = None
@@ -68,8 +68,9 @@ class Reference:
             return self.errorbacks(job, run.is_whole, is_meant=run.is_last or on is not maker)
         if run.acts[line(run.acts, i)[-1]]["do"] == "delay":
             job.parent = maker if i in run.returns else None
-        if on is maker and not run.is_last:
-            job.counts, job.is_void = False, True
+        job.is_void = (on is maker and not run.is_last) or (on is not None and on.is_void)
+        job.is_void &= getattr(self.before.get(job.label), "status", "") != "SUCCESS"
+        job.counts &= not job.is_void
         return self.add(job, run.is_whole)
 
     def errorbacks(self, job, is_sure, *, is_meant):
@@ -84,18 +85,17 @@ class Reference:
             self.add(replace(job, label=label, under=[]), True)
 
     def add(self, job, is_sure):
-        job.seen = self.seen.get(job.label)
-        if job.seen is None:
+        if (seen := self.seen.get(job.label)) is None:
             return self.differs(job.label, "being there", not is_sure, True)
-        self.jobs[job.label] = job
+        self.jobs[job.label], job.seen = job, seen
         (job.parent.under if job.parent else []).append(job)
         if job.previous and job.do != "errorback":
             job.ahead = job.previous.seen.status
-        behind, is_filled = None, job.seen.status in {"SUCCESS", "INCOMPLETE"}
+        behind, is_filled = None, seen.status in {"SUCCESS", "INCOMPLETE"}
         for i, node in enumerate(job.node.get("members", ())):
             made = self.add(Job(f"{job.label}/{i}", node, "member", job, behind), is_filled)
             behind = made if job.node["kind"] == "chain" else None
-        self.walk(job, job.seen.outcomes)
+        self.walk(job, seen.outcomes)
         return job
 
     def runs_anew(self, job):

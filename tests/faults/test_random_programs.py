@@ -208,26 +208,33 @@ def test_on_workers(lab, processes, killed):
     workers = [lab.worker_soon(*arguments, **settings) for _ in range(min(processes, 2))]
     for one in workers:
         one.wait_ready(60)
+    killings = Counter()
 
     def run(played=()):
         revokes = [one for one in played if "revoke" in one.ops]
         start, storm = time.monotonic(), time.monotonic() + sized(4, 40)
         while Task.objects.active().exists():
             passed = time.monotonic() - start
-            for one in [one for one in revokes if one.ops["revoke"]["when"] * 3 < passed]:
+            for one in [
+                one for one in revokes if one.ops["revoke"]["when"] * sized(2, 20) < passed
+            ]:
                 one.revoke()
                 revokes.remove(one)
             if killed and time.monotonic() < storm:
                 time.sleep(lab.random.uniform(0.2, 0.8))
                 number = lab.random.randrange(len(workers))
-                if kill(lab, workers[number]) != "process":
+                how = kill(lab, workers[number])
+                killings[how] += 1
+                if how != "process":
                     workers[number] = lab.worker_soon(*arguments, **settings)
             assert passed < sized(90, 900), list(Task.objects.active())
             time.sleep(0.05)
 
     # Where somebody was killed before he could settle, a sweep does.
     slack = 20 if killed else 3
-    assert not play(Batch(lab.seed, sized(17, 170)), run, killed=killed, slack=slack)
+    differing = play(Batch(lab.seed, sized(17, 170)), run, killed=killed, slack=slack)
+    print(f"killed: {dict(killings)}")
+    assert not differing
 
 
 def kill(lab, worker):

@@ -96,7 +96,7 @@ def test_of_what_no_exception_ended_the_type_is_the_status(failing):
     made = group(job.s(1)).delay().errorback(note)
     run_all()
     error = errorbacks()[0].result[0]
-    assert ("Incomplete", renewed(made).error) == (error["type"], error["message"])
+    assert ("INCOMPLETE", renewed(made).error) == (error["type"], error["message"])
     assert error["message"].startswith("1 of 1 subtasks did not succeed; first flow.job ")
 
 
@@ -204,7 +204,7 @@ def test_of_a_lost_one():
     assert ["LOST"] == statuses(made)
     run_all()
     error, _, status = errorbacks()[0].result
-    assert ("LOST", "Lost") == (status, error["type"])
+    assert ("LOST", "LOST") == (status, error["type"])
     assert error["message"].startswith("its worker died")
 
 
@@ -224,7 +224,7 @@ def test_of_one_that_expired():
     assert ["FAILURE"] == statuses(made)
     run_all()
     assert {
-        "type": "Failure",
+        "type": "FAILURE",
         "message": "expired before it began",
         "traceback": "",
     } == errorbacks()[0].result[0]

@@ -308,7 +308,7 @@ def test_the_error_that_an_errorback_is_told(way, settings, failing):
     failing.add(1)
     done_by(way, tells, settings)
     assert ("ValueError", "bad 1", "FAILURE") == told[0]
-    assert ("Incomplete", "INCOMPLETE") == (told[1][0], told[1][2])
+    assert ("INCOMPLETE", "INCOMPLETE") == (told[1][0], told[1][2])
     assert "bad 1" in told[1][1]
 
 
