@@ -92,9 +92,8 @@ def strays_behind() -> QuerySet[Task[Any]]:
     """Successors that a run chained to its own task, which is to run again, and will chain its own."""
     repeats = Q(claim_no=OuterRef("previous_run"), status__in=(Status.QUEUED, Status.RETRY))
     over = repeats | Q(claim_no__gt=OuterRef("previous_run"))
-    return tasks().filter(
-        Exists(tasks().filter(over, id=OuterRef("previous_id"))), status=Status.PENDING
-    )
+    previous = Exists(tasks().filter(over, id=OuterRef("previous_id")))
+    return tasks().filter(previous, previous_run__isnull=False, status=Status.PENDING)
 
 
 def is_stray() -> Exists:

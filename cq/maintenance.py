@@ -33,17 +33,17 @@ WORKERS_KEPT = timedelta(hours=1)
 """A worker that was only stopped for a while must find its row when it goes on."""
 
 
-def sweep(*, rescues: bool = True) -> None:
-    """All of it once. Without `rescues`, tasks of silent workers are left alone."""
-    steps = (
-        settling.revoke_strays,
-        settle_unsettled,
-        break_rings,
-        refuse_unrunnable,
-        prune,
-        forget_workers,
-    )
-    for step in (rescue_silent, *steps) if rescues else steps:
+def sweep(*, rescues: bool = True, strays: bool = True) -> None:
+    """All of it once. Without `rescues`, tasks of silent workers are left alone.
+
+    `strays` looks at all unfinished subtasks there are, and so is not for every sweep.
+    """
+    steps = [settle_unsettled, break_rings, refuse_unrunnable, prune, forget_workers]
+    if strays:
+        steps.insert(0, settling.revoke_strays)
+    if rescues:
+        steps.insert(0, rescue_silent)
+    for step in steps:
         with _guarded("step", step.__name__):
             step()
 

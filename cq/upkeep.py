@@ -31,7 +31,7 @@ class Upkeep:
         self._pids: dict[UUID, int] = {}
         self._beat_every = settings().lease.total_seconds() / 4
         self._last_beat = time.monotonic()
-        self._rescues_from = 0.0
+        self._rescues_from = self._strays_from = 0.0
         if database.connection().vendor == "sqlite":
             # A long write, which may just have ended, let nobody renew a lease.
             self._rescues_from = time.monotonic() + settings().lease.total_seconds()
@@ -104,6 +104,9 @@ class Upkeep:
         now = time.monotonic()
         # Not before a heartbeat got through: after the database was away, my own may be the silent ones.
         beats = now - self._last_beat <= 2 * self._beat_every
-        maintenance.sweep(rescues=beats and now >= self._rescues_from)
         lease = settings().lease.total_seconds()
+        strays = now >= self._strays_from
+        if strays:
+            self._strays_from = now + lease * random.uniform(1.0, 1.5)
+        maintenance.sweep(rescues=beats and now >= self._rescues_from, strays=strays)
         return min(SWEEP, lease / 4) * random.uniform(1.0, 1.5)

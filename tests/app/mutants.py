@@ -480,7 +480,7 @@ def rescue_before_heartbeat(patch):
     from cq import maintenance
 
     sweep = maintenance.sweep
-    patch(maintenance, "sweep", lambda rescues: sweep(rescues=True))
+    patch(maintenance, "sweep", lambda rescues, strays: sweep(rescues=True))
 
 
 @mutant

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid_utils.compat as uuid
+from django.db import connection
 
 from cq import execution, lifecycle, registry
+from cq.models import Task
 
 
 def claim(limit=1, queue="default", worker=None):
@@ -30,3 +32,9 @@ def renewed(*tasks):
 
 def statuses(*tasks):
     return [str(task.status) for task in map(renewed, tasks)]
+
+
+def statements(rows):
+    """How many it may take to insert so many, with some more: SQLite has a limit for parameters."""
+    limit = connection.features.max_query_params or 10**6
+    return 20 + rows // max(1, limit // (len(Task._meta.concrete_fields) + 1))
