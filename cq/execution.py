@@ -35,11 +35,11 @@ from cq import (
 )
 from cq.conf import settings
 from cq.context import How, Run
-from cq.exceptions import Fenced, Revoked, UnknownTask
+from cq.exceptions import Fenced, InvalidCall, Revoked, UnknownTask
 from cq.lifecycle import Outcome
 from cq.options import restored
 from cq.registry import Definition
-from cq.signature import hidden
+from cq.signature import Container, Signature, hidden
 from cq.states import Status
 
 if TYPE_CHECKING:
@@ -348,6 +348,8 @@ class _Attempt:
         if isinstance(result, database.task_model()):
             workflow.check_returned(run.task, result)
             return Outcome(status=Status.SUCCESS, returned=result, concerns_others=True)
+        if isinstance(result, (Signature, Container)):
+            raise InvalidCall(f"it returned {result!r}, a call that was not made: delay() it.")
         stored = payload.result(result, settings().max_payload)
         return Outcome(status=Status.SUCCESS, result=stored, concerns_others=run.concerns_others)
 

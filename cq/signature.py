@@ -166,7 +166,9 @@ def call(signed: Signature[Any] | Container[Any], before: int = 0) -> Call:
     try:
         definition.signature.bind(None, *[None] * before, *signed.args, **signed.kwargs)
     except TypeError as error:
-        raise InvalidCall(f"{definition.name}: {error}.") from None
+        by = ("errorback() gives it the error", "then() gives it the result")[signed.takes_result]
+        hint = f" ({by} first.)" if before else ""
+        raise InvalidCall(f"{definition.name}: {error}.{hint}") from None
     args, kwargs = payload.arguments(
         signed.args, signed.kwargs, definition.names[before:], settings().max_payload
     )

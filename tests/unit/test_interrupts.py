@@ -316,3 +316,16 @@ def test_neither_serial_nor_direct_calls_have_a_timeout(settings):
     assert "SUCCESS" == sleeps.delay(0.1).wait(1).status
     sleeps(0.1)
     assert 2 == Effect.objects.count()
+
+
+def test_what_kept_the_loop_beyond_its_time_has_been_interrupted(watch):
+    """Its own interrupt had to wait for it."""
+
+    async def blocks():
+        time.sleep(0.05)  # noqa: ASYNC251
+        return 7
+
+    run = made_run(timeout=0.01)
+    assert (7, None) == asyncio.run(interrupts.acall(run, blocks))
+    assert run.interrupted
+    assert isinstance(interrupts.told(run, None), TimeoutError)

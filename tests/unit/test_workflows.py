@@ -424,3 +424,37 @@ def test_nothing_is_locked_for_a_subtask_of_ones_own():
 
 def _no_key():
     return connection.features.has_select_for_no_key_update
+
+
+@task("workflows.returns_a_call")
+def returns_a_call(cqt, what):
+    return {"signature": add.s(1), "group": group(add.s(1))}[what]
+
+
+@pytest.mark.parametrize("what", ["signature", "group"])
+def test_a_returned_call_that_was_not_made_is_an_error_that_says_so(what):
+    made = returns_a_call.delay(what)
+    run_all()
+    assert "delay() it" in renewed(made).error
+
+
+def test_what_is_put_first_is_said_where_the_arguments_do_not_fit():
+    with pytest.raises(InvalidCall, match=r"too many.*then\(\) gives it the result first"):
+        add.delay(1).then(add, 2, 3)
+    with pytest.raises(InvalidCall, match=r"missing.*errorback\(\) gives it the error first"):
+        add.delay(1).errorback(needs_two)
+
+
+@task("workflows.needs_two")
+def needs_two(cqt, error, more):
+    """Called with the error alone, it lacks one."""
+
+
+def test_a_signature_shows_no_secret():
+    assert "<workflows.signs_in.s('ann', '***')>" == repr(signs_in.s("ann", "sesame"))
+    assert "sesame" not in repr(group(signs_in.s("ann", "sesame")))
+
+
+@task("workflows.signs_in")
+def signs_in(cqt, name, password):
+    """Never run."""
