@@ -293,8 +293,11 @@ def _changes(task: Task[Any], outcome: Outcome) -> dict[str, Any]:
 
 def attempt(task: Task[Any], outcome: Status, error: str) -> dict[str, Any]:
     """One entry of `attempts`."""
-    started = task.started or datetime.now(UTC)
-    ran = timedelta(seconds=time.monotonic() - task.begun_at if task.begun_at else 0)
+    started = now = datetime.now(UTC)
+    if task.started is not None:
+        started, now = task.started, max(now, task.started)
+    # Whoever did not run it himself only knows when it ended.
+    ran = timedelta(seconds=time.monotonic() - task.begun_at) if task.begun_at else now - started
     return {
         "number": len(task.attempts) + 1,
         "started": started.astimezone(UTC).isoformat(),

@@ -150,6 +150,7 @@ def test_what_runs_cannot_commit_any_more():
     (claimed,) = claim()
     made.revoke()
     (entry,) = renewed(made).attempts
+    assert entry["finished"] > entry["started"]
     assert ("REVOKED", "revoked") == (entry["outcome"], entry["error"])
     execution.execute(claimed)
     assert (["REVOKED"], []) == (statuses(made), numbers())
