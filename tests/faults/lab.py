@@ -139,7 +139,7 @@ class Lab:
     def until(self, predicate: Callable[[], Any], timeout: float = 60) -> bool:
         """Whether it came about in time; a mutant gets less of that."""
         try:
-            processes.eventually(predicate, min(timeout, 8) if self.mutant else timeout)
+            processes.eventually(predicate, min(timeout, 5) if self.mutant else timeout)
         except AssertionError:
             return False
         return True
@@ -155,7 +155,7 @@ class Lab:
                 return True
             if seen != before:
                 before, changed = seen, time.monotonic()
-            elif self.mutant and time.monotonic() - changed > 5:
+            elif self.mutant and time.monotonic() - changed > 3:
                 return False
             time.sleep(0.05)
         return False
