@@ -43,7 +43,7 @@ def revoke(task_id: UUID, *, disowned: bool = False, wait: bool = True) -> list[
 def revoke_trees(wanted: QuerySet[Task[Any]]) -> list[UUID]:
     """Those that are not final and that nobody holds, and all under them. Returns the ids of all."""
     revoked = _revoke_rows(_active(wanted), wait=False)
-    return revoked + revoke_under(revoked, wait=False)
+    return revoked + revoke_under(revoked, wait=False) if revoked else []
 
 
 def revoke_under(ids: Collection[UUID], *, wait: bool) -> list[UUID]:

@@ -1,6 +1,6 @@
 """What an end means for others: parent, successors, errorbacks, siblings, those that returned it.
 
-Every step is idempotent and takes one task-row lock at a time; the sweep calls them again where
+Every step is idempotent and, but for revoking, takes one task-row lock at a time; the sweep calls them again where
 whoever ended a task died before saying so.
 """
 
@@ -205,10 +205,7 @@ def abandon(ids: Sequence[UUID]) -> list[UUID]:
     for start in range(0, len(ids), lifecycle.BATCH):
         batch = ids[start : start + lifecycle.BATCH]
         revoked += _revoke_behind(graph.strays_behind().filter(previous_id__in=batch))
-        under = graph.strays().filter(parent_id__in=batch)
-        strays = list(under.values_list("id", flat=True))
-        if strays:
-            revoked += revoking.revoke_trees(tasks().filter(id__in=strays))
+        revoked += revoking.revoke_trees(graph.strays().filter(parent_id__in=batch))
     return _concerned(revoked)
 
 
