@@ -15,7 +15,7 @@ help:
 	@echo "make test      the tests, on PostgreSQL and on SQLite, with servers they start themselves"
 	@echo "make test-fast the unit tests alone, on SQLite"
 	@echo "make test-all  their long forms too; MariaDB too, where CQ_TEST_MARIADB_URL names one"
-	@echo "make bench     the figures that the docs give, on servers they start themselves"
+	@echo "make bench     the figures of docs/explanation/performance.md, on servers they start themselves"
 	@echo "make lint      ruff, mypy and import-linter"
 	@echo "make format    what ruff can put right by itself"
 	@echo "make clean     remove the environment and all caches"
@@ -48,6 +48,7 @@ test-all: test
 	fi
 
 bench: $(VENV)/.made-dev
+	$(BIN)/python -m bench
 	$(BIN)/python -m bench.delay_without_redis
 	$(BIN)/python -m bench.trees
 

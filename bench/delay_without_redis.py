@@ -1,77 +1,57 @@
 """What a Redis that is killed, or absent, adds to `delay()`: python -m bench.delay_without_redis
 
-On PostgreSQL, over the README's `long` layer. Each figure is of 1,000 calls, one at a time, in autocommit;
-"added" is against the same calls while Redis was there, in the same run.
+On PostgreSQL, over the README's `long` layer. Each figure is of 1,000 calls, one at a time, in autocommit, beside
+that of the same calls while Redis was there, in the same run.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
+from bench import ground
+from bench.figures import Row, main, p99, size
 from tests import servers
 
-CALLS = 1000
+CALLS = size("CALLS", 1000)
 
 
-def main() -> int:
-    host = servers.Host("postgresql")
+def measure() -> Iterator[Row]:
     redis = servers.valkey_server()
     redis.start()
-    os.environ |= {
-        servers.DATABASE: host.found["postgresql"],
-        servers.REDIS: f"{redis.connection_url}/0",
-        "DJANGO_SETTINGS_MODULE": "tests.settings",
-    }
     try:
-        _measure(redis)
+        with ground.laid(redis=f"{redis.connection_url}/0"):
+            _calls()  # connections, caches
+            there = _calls()
+            redis.terminate()
+            killed = _calls()
+            absent = _calls()
     finally:
-        host.stop()
-    return 0
-
-
-def _measure(redis: object) -> None:
-    import django
-    from django.core.management import call_command
-
-    django.setup()
-    call_command("migrate", verbosity=0)
-
-    from cq import task
-
-    @task("bench.nothing")
-    def nothing(cqt, number):
-        """Never run here: no worker is started."""
-
-    def calls() -> list[float]:
-        took = []
-        for number in range(CALLS):
-            began = time.perf_counter()
-            nothing.delay(number)
-            took.append((time.perf_counter() - began) * 1000)
-        return took
-
-    calls()  # connections, caches
-    there = calls()
-    redis.terminate()
-    killed = calls()
-    absent = calls()
-    print(
-        f"{'delay() with Redis':<24}{'p50 ms':>10}{'p99 ms':>10}{'max ms':>10}{'added to p99':>14}"
-    )
-    for name, took in (("there", there), ("just killed", killed), ("absent", absent)):
-        p99 = _p99(took)
-        print(
-            f"{name:<24}{statistics.median(took):>10.2f}{p99:>10.2f}{max(took):>10.2f}"
-            f"{p99 - _p99(there):>14.2f}"
+        redis._cleanup()
+    for name, took in (("just killed", killed), ("absent", absent)):
+        yield Row(
+            name=f"`delay()` with Redis {name}, p99",
+            figure=p99(took),
+            unit="ms",
+            aim="",
+            yardstick=p99(there),
+            what=f"Redis there; max {max(took):.1f} and {max(there):.1f} ms, "
+            f"p50 {statistics.median(took):.2f} and {statistics.median(there):.2f} ms",
         )
 
 
-def _p99(took: list[float]) -> float:
-    return statistics.quantiles(took, n=100)[98]
+def _calls() -> list[float]:
+    from bench.tasks import nothing
+
+    took = []
+    for number in range(CALLS):
+        began = time.perf_counter()
+        nothing.delay(number)
+        took.append((time.perf_counter() - began) * 1000)
+    return took
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(measure))

@@ -1,18 +1,27 @@
-"""Task functions of the benchmarks; a worker that has loaded them tells its slowest statements."""
+"""Task functions of the benchmarks."""
 
 from __future__ import annotations
 
-import sys
 import time
 
-from django.db.backends.signals import connection_created
-
+from bench.models import Effect
 from cq import task
 
 
 @task("bench.nothing")
 def nothing(cqt, number):
     """What is left is what the queue itself costs."""
+
+
+@task("bench.insert")
+def insert(cqt, number):
+    Effect.objects.create(name="bench", number=number)
+
+
+@task("bench.moment")
+def moment(cqt):
+    """By a clock that is the same in all processes of the machine."""
+    return time.monotonic()
 
 
 @task("bench.wide")
@@ -24,26 +33,3 @@ def wide(cqt, width):
 def deep(cqt, depth):
     if depth:
         cqt.subtask(deep, depth - 1)
-
-
-_slowest = 0.0
-
-
-def _timed(execute, sql, params, many, context):
-    global _slowest
-    began = time.perf_counter()
-    try:
-        return execute(sql, params, many, context)
-    finally:
-        took = (time.perf_counter() - began) * 1000
-        if took > max(_slowest, 20):
-            _slowest = took
-            print(f"<statement {took:.0f} ms> {sql}", flush=True)
-
-
-def _watch(connection, **kwargs):
-    connection.execute_wrappers.append(_timed)
-
-
-if "cq_runworker" in sys.argv:
-    connection_created.connect(_watch)
