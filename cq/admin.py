@@ -131,7 +131,7 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     list_per_page = 50
     search_fields = ("func_name", "label")
     search_help_text = "A task's id, or part of a label or of a function's name"
-    ordering = ("-submitted",)
+    ordering = ("-id",)
 
     fieldsets = (
         (
@@ -204,7 +204,8 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     def shown_status(self, task: Task[Any]) -> str:
         return _status(task.status)
 
-    @admin.display(description="submitted", ordering="submitted")
+    # By id, as that has an index: in the order in which they were made.
+    @admin.display(description="submitted", ordering="id")
     def submitted_at(self, task: Task[Any]) -> str:
         return _moment(task.submitted)
 

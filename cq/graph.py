@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.lookups import IsNull
 
 from cq.database import tasks
 from cq.states import ACTIVE, DISOWNS, ERROR, Status
 
 if TYPE_CHECKING:
     from cq.models import Task
+
+
+def lacks(rows: QuerySet[Task[Any]], *order: str) -> IsNull:
+    """That there is no such row, which is asked of one row after the other.
+
+    PostgreSQL makes a join of NOT EXISTS, and where it expects to find much reads all that there
+    is. `order` names the index that it is to look in.
+    """
+    return IsNull(_first(rows, *order), True)
+
+
+def has(rows: QuerySet[Task[Any]], *order: str) -> IsNull:
+    """That there is such a row; see `lacks`."""
+    return IsNull(_first(rows, *order), False)
+
+
+def _first(rows: QuerySet[Task[Any]], *order: str) -> Subquery:
+    return Subquery(rows.order_by(*order).values("id")[:1])
 
 
 # Which subtasks decide.
@@ -36,6 +56,12 @@ def counts_above() -> Q:
 
 # What can end.
 
+UNFINISHED = (
+    Q(status__in=ACTIVE, status__range=(Status.PENDING, Status.SCHEDULED)),
+    Q(status__gte=Status.WAITING),
+)
+"""ACTIVE, as an index has it: in order of the alphabet, between these stands all that has succeeded."""
+
 
 def may_complete(task_id: UUID) -> bool:
     """A look without a lock: the last of racing subtasks, whose end is committed, is told yes."""
@@ -44,17 +70,17 @@ def may_complete(task_id: UUID) -> bool:
 
 def completable() -> QuerySet[Task[Any]]:
     """WAITING tasks that have nothing unfinished under them."""
-    unfinished = tasks().filter(
-        counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ACTIVE
-    )
+    under = tasks().filter(counts(OuterRef("claim_no")), parent_id=OuterRef("id"))
+    nothing = [lacks(under.filter(some), "parent_id", "status") for some in UNFINISHED]
     returned = tasks().filter(id=OuterRef("returned_id"), status__in=ACTIVE)
-    return tasks().filter(~Exists(unfinished), ~Exists(returned), status=Status.WAITING)
+    return tasks().filter(*nothing, lacks(returned), status=Status.WAITING)
 
 
 def failing() -> QuerySet[Task[Any]]:
     """WAITING tasks with `fail_fast` of which a subtask has ended in ERROR."""
     bad = tasks().filter(counts(OuterRef("claim_no")), parent_id=OuterRef("id"), status__in=ERROR)
-    return tasks().filter(Exists(bad), status=Status.WAITING, fail_fast=True)
+    any_bad = has(bad, "parent_id", "status")
+    return tasks().filter(any_bad, status=Status.WAITING, fail_fast=True)
 
 
 def error_below(parent: Task[Any], returned: Task[Any] | None) -> str:
@@ -78,6 +104,30 @@ def result_of_members(container: Task[Any]) -> Any:
         return None if last is None else last.result
     found = members.values_list("status", "result")
     return [result if status == Status.SUCCESS else None for status, result in found]
+
+
+# What is next.
+
+
+def heads(limit: int) -> Iterator[QuerySet[Task[Any]]]:
+    """Of each queue, what is to be claimed next: looked at where all that is QUEUED would be too much.
+
+    The queues are found by leaps over the index, whether or not anybody knows them.
+    """
+    queued, queue = tasks().filter(status=Status.QUEUED), ""
+    while True:
+        behind = queued.filter(queue__gt=queue).order_by("queue").values_list("queue", flat=True)
+        following = behind.first()
+        if following is None:
+            return
+        queue = following
+        yield queued.filter(queue=queue).order_by("-priority", "ready_at", "id")[:limit]
+
+
+def next_due(limit: int) -> QuerySet[Task[Any]]:
+    """The SCHEDULED and RETRY tasks whose time comes next."""
+    waiting = tasks().filter(status__in=(Status.SCHEDULED, Status.RETRY))
+    return waiting.order_by("ready_at")[:limit]
 
 
 # What is made for nobody any more.

@@ -10,11 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from cq import bell, database, graph, lifecycle, registry, settling
@@ -29,6 +30,7 @@ logger = logging.getLogger("cq.maintenance")
 
 PAGE = 200
 PRUNING = 1.0  # seconds
+MENDING = 1.0  # seconds
 WORKERS_KEPT = timedelta(hours=1)
 """A worker that was only stopped for a while must find its row when it goes on."""
 
@@ -78,19 +80,28 @@ def alive() -> QuerySet[Worker]:
 def rescue_silent() -> int:
     """Take back the tasks of workers whose lease is over. Returns how many."""
     holder = alive().filter(id=OuterRef("worker_id"))
-    return _rescue(tasks().filter(~Exists(holder), status=Status.RUNNING))
+    orphans = tasks().filter(~Exists(holder), status=Status.RUNNING)
+    returned = _take_back(orphans.filter(started=None), alone=True)
+    return returned + _each(orphans.filter(started__isnull=False), _rescue)
 
 
-def rescue_from(dead: Collection[UUID]) -> int:
-    """Take back the tasks of workers that are known to be dead. Returns how many."""
-    return _rescue(tasks().filter(status=Status.RUNNING, worker_id__in=list(dead)))
+def rescue_from(dead: UUID, begun: Collection[UUID]) -> int:
+    """Take back the tasks of a worker that is known to be dead, and to have begun these of them."""
+    held = tasks().filter(status=Status.RUNNING, worker_id=dead)
+    returned = _take_back(held.filter(started=None).exclude(id__in=begun), alone=False)
+    return returned + _each(held.filter(Q(started__isnull=False) | Q(id__in=begun)), _rescue)
 
 
-def _rescue(orphans: QuerySet[Task[Any]]) -> int:
-    return _each(orphans, _rescue_one)
+def _take_back(unbegun: QuerySet[Task[Any]], *, alone: bool) -> int:
+    returned = 0
+    while queues := lifecycle.take_back(unbegun, alone=alone):
+        returned += len(queues)
+        for queue in set(queues):
+            bell.ring(queue)
+    return returned
 
 
-def _rescue_one(task: Task[Any]) -> bool:
+def _rescue(task: Task[Any]) -> bool:
     status = settling.end(task, lifecycle.rescue)
     if status is None:
         return False
@@ -108,9 +119,9 @@ def settle_unsettled() -> int:
     pending = tasks().filter(~Exists(ahead), status=Status.PENDING)
     return sum(
         (
-            _each(graph.completable(), _settle),
-            _each(graph.failing(), _settle),
-            _each(pending, _settle_pending),
+            _each(graph.completable(), _settle, within="completable"),
+            _each(graph.failing(), _settle, within="failing"),
+            _each(pending, _settle_pending, within="pending"),
         )
     )
 
@@ -135,7 +146,8 @@ def break_rings() -> int:
     """Tasks that wait for each other, as each returned the other before it saw that the other had."""
     waits = tasks().filter(id=OuterRef("returned_id"), status__in=(Status.WAITING, Status.PENDING))
     # By their ids: when the first of a ring has failed, it is none any more for whoever looks next.
-    return _each(tasks().filter(Exists(waits), status=Status.WAITING), _break_ring)
+    rings = tasks().filter(Exists(waits), status=Status.WAITING)
+    return _each(rings, _break_ring, within="rings")
 
 
 def _break_ring(task: Task[Any]) -> bool:
@@ -166,25 +178,32 @@ def _is_in_ring(task: Task[Any]) -> bool:
 
 
 def refuse_unrunnable() -> int:
-    """QUEUED tasks that expired, or whose function no live worker has known for the grace."""
+    """QUEUED tasks that expired, or whose function no live worker has known for the grace.
+
+    Of the latter those that would be claimed next: what stands further behind has its time.
+    """
     expired = tasks().filter(status=Status.QUEUED, expires_at__lte=Now(), failures=0, rescues=0)
-    refused = _each(expired, lambda task: _refuse(task, "expired before it began"))
+    refused = _each(expired, partial(_refuse, "expired before it began"), within="expired")
     functions = list(alive().values_list("functions", flat=True))
     if not functions:  # between two workers, nobody can say what the next one knows
         return refused
     known = set(registry.names()).union(*functions)
-    old = database.later(Now(), -settings().unknown_task_grace)
-    unknown = tasks().filter(status=Status.QUEUED, ready_at__lt=old).exclude(func_name__in=known)
     waited = f"it waited for {settings().unknown_task_grace.total_seconds():g} s"
-    return refused + _each(
-        unknown,
-        lambda task: _refuse(
-            task, f"unknown task {task.func_name!r}: no worker has it registered; {waited}"
-        ),
-    )
+    for head in graph.heads(PAGE):
+        found = head.values_list("id", "func_name")
+        ids = [task_id for task_id, name in found if name not in known]
+        # Not by their status, too, for which PostgreSQL might look through all that is QUEUED.
+        old = database.later(Now(), -settings().unknown_task_grace)
+        unknown = tasks().filter(id__in=ids, ready_at__lt=old).exclude(func_name__in=known)
+        refused += _each(unknown, partial(_refuse_unknown, waited))
+    return refused
 
 
-def _refuse(task: Task[Any], error: str) -> bool:
+def _refuse_unknown(waited: str, task: Task[Any]) -> bool:
+    return _refuse(f"unknown task {task.func_name!r}: no worker has it registered; {waited}", task)
+
+
+def _refuse(error: str, task: Task[Any]) -> bool:
     if settling.end(task, lambda row: lifecycle.refuse(row, error)) is None:
         return False
     logger.error("%s %s: %s", task.func_name, task.id, error)
@@ -205,15 +224,19 @@ def prune() -> int:
             return pruned
 
 
+POINTERS = ("previous", "returned")
+
+
 def _prune_page() -> tuple[int, int]:
     """How many top tasks there were to go, and how many rows went."""
     unfinished = tasks().filter(status__in=ACTIVE)
+    needed = []
+    for pointer in POINTERS:
+        below = {f"{pointer}__root_id": OuterRef("id"), f"{pointer}__parent__isnull": False}
+        needed.append(unfinished.filter(**{f"{pointer}_id": OuterRef("id")}))
+        needed.append(unfinished.filter(**below))
     old = tasks().filter(
-        ~Exists(unfinished.filter(previous__root_id=OuterRef("id"))),
-        ~Exists(unfinished.filter(returned__root_id=OuterRef("id"))),
-        prune_at__lte=Now(),
-        parent=None,
-        status__in=DONE,
+        *map(graph.lacks, needed), prune_at__lte=Now(), parent=None, status__in=DONE
     )
     found = list(old.order_by("prune_at").values_list("id", flat=True)[:PAGE])
     if not found:
@@ -230,19 +253,28 @@ def _prune_page() -> tuple[int, int]:
 def _delete_trees(ids: list[UUID]) -> int:
     lines = database.line_model()._base_manager.using(database.alias())
     lines.filter(root_id__in=ids)._raw_delete(database.alias())
-    for kept in ("previous", "returned"):  # a pointer to what is gone says nothing
-        pointing = tasks().filter(**{f"{kept}__root_id__in": ids}).exclude(root_id__in=ids)
-        tasks().filter(id__in=list(pointing.values_list("id", flat=True))).update(**{kept: None})
-    return tasks().filter(root_id__in=ids)._raw_delete(database.alias())
+    below, tops = tasks().filter(root_id__in=ids, parent__isnull=False), tasks().filter(id__in=ids)
+    outside = tasks().exclude(root_id__in=ids)
+    for pointer in POINTERS:  # one to what is gone says nothing
+        pointing = graph.has(outside.filter(**{f"{pointer}_id": OuterRef("id")}))
+        for rows in (below, tops):
+            kept = list(rows.filter(pointing).order_by().values_list("id", flat=True))
+            outside.filter(**{f"{pointer}_id__in": kept}).update(**{pointer: None})
+    return sum(rows._raw_delete(database.alias()) for rows in (below, tops))
 
 
-def _each(rows: QuerySet[Task[Any]], mend: Callable[[Task[Any]], bool]) -> int:
+_left_at: dict[str, UUID] = {}
+"""Where a step stopped whose time was over."""
+
+
+def _each(rows: QuerySet[Task[Any]], mend: Callable[[Task[Any]], bool], *, within: str = "") -> int:
     """Mend the rows, page by page of ids: those that can't be helped do not starve those behind them.
 
-    Returns how many there were to mend.
+    `within`: for a second or so, since whoever sweeps has a heartbeat to renew; the next call of
+    that name goes on there. Returns how many there were to mend.
     """
-    mended = 0
-    last: UUID | None = None
+    until, mended = time.monotonic() + MENDING, 0
+    last = _left_at.pop(within, None)
     while True:
         page = rows.order_by("id") if last is None else rows.order_by("id").filter(id__gt=last)
         ids = list(page.values_list("id", flat=True)[:PAGE])
@@ -254,3 +286,6 @@ def _each(rows: QuerySet[Task[Any]], mend: Callable[[Task[Any]], bool]) -> int:
         if len(ids) < PAGE:
             return mended
         last = ids[-1]
+        if within and time.monotonic() > until:
+            _left_at[within] = last
+            return mended

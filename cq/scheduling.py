@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from cq import bell, database, lifecycle, settling
 
@@ -14,15 +15,24 @@ PERIOD = 0.25
 
 
 def step() -> int:
-    """Make due what is due, and ring for it. Returns the number of queues concerned."""
-    queues = lifecycle.make_due()
-    for queue in queues:
-        bell.ring(queue)
-    for task_id in list(lifecycle.due_containers().values_list("id", flat=True)[:PAGE]):
+    """Make due what is due, and ring for it. Returns the number of queues concerned.
+
+    Page after page, but for no longer than the pause that follows: whoever does it has a heartbeat
+    to renew.
+    """
+    until, rung = time.monotonic() + PERIOD, set[str]()
+    while queues := lifecycle.make_due():
+        for queue in queues:
+            bell.ring(queue)
+        rung |= queues
+        if time.monotonic() > until:
+            break
+    due = lifecycle.due_containers().order_by("ready_at")
+    for task_id in list(due.values_list("id", flat=True)[:PAGE]):
         try:
             settling.open_container(task_id)
         except Exception as error:
             if database.passing(error) and not database.is_held(error):
                 raise
             logger.warning("%s is due, and could not be filled; will try again: %s", task_id, error)
-    return len(queues)
+    return len(rung)

@@ -89,7 +89,14 @@ class Task(models.Model, Generic[R]):
         db_index=False,
     )
     root = models.ForeignKey(
-        "self", models.CASCADE, related_name="+", db_constraint=False, null=True, blank=True
+        "self",
+        models.DO_NOTHING,  # by their parents its subtasks go with it
+        related_name="+",
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+        help_text="The top task of its tree; of a top task, itself.",
     )
     returned = models.ForeignKey(
         "self",
@@ -151,7 +158,9 @@ class Task(models.Model, Generic[R]):
         help_text="Seconds of run_after and expires, counted from release.",
     )
     options = models.JSONField(default=dict, blank=True)
-    unique_key = models.CharField(max_length=200, null=True, blank=True, unique=True)
+    unique_key = models.CharField(  # noqa: DJ001  (NULL is no duplicate of another)
+        max_length=200, null=True, blank=True
+    )
     concurrency_key = models.CharField(max_length=200, blank=True, default="")
     rate_key = models.CharField(max_length=200, blank=True, default="")
     repeating_task = models.ForeignKey(
@@ -161,6 +170,7 @@ class Task(models.Model, Generic[R]):
         null=True,
         blank=True,
         db_constraint=False,
+        db_index=False,
     )
     slot = models.DateTimeField(null=True, blank=True)
     # How it went.
@@ -168,6 +178,12 @@ class Task(models.Model, Generic[R]):
     claim_no = models.IntegerField(default=0)
     failures = models.IntegerField(default=0)
     rescues = models.IntegerField(default=0)
+    alone = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="A worker died that held it, and nobody knows whether it had begun: it is claimed "
+        "by itself, so that the next death tells.",
+    )
     attempts = models.JSONField(default=list, blank=True)
     result = PayloadField(null=True, blank=True)
     error = models.TextField(blank=True, default="")
@@ -184,13 +200,19 @@ class Task(models.Model, Generic[R]):
     # Set while it runs here; see cq.context.
     run: Run | None = None
     begun_at: float | None = None  # by time.monotonic()
-    is_stray: bool = False  # when it was claimed; see cq.lifecycle
+    # Set when it is claimed; see cq.lifecycle.
+    is_stray: bool = False
+    clock: datetime | None = None  # the database's, and time.monotonic(), at that moment
+    claimed_at: float = 0.0
+    owes_start: bool = False  # it has begun, and its row does not say so yet
     # The transaction that made this instance; see cq.submission.
     made_in: Transaction | None = None
 
     class Meta:
-        ordering = ("-submitted",)
+        ordering = ("-id",)
         base_manager_name = "objects"
+        # Each of a task's writes goes into every index that holds its row: a plain one's, besides the
+        # primary key, into one of these.
         indexes = (
             models.Index(
                 fields=("queue", "-priority", "ready_at", "id"),
@@ -203,10 +225,16 @@ class Task(models.Model, Generic[R]):
                 condition=Q(status__in=(Status.SCHEDULED, Status.RETRY)),
             ),
             models.Index(
+                fields=("expires_at",),
+                name="cq_task_expiring",
+                condition=Q(status=Status.QUEUED, failures=0, rescues=0, expires_at__isnull=False),
+            ),
+            models.Index(
                 fields=("status", "id"),
                 name="cq_task_unfinished",
                 condition=Q(status__in=(Status.RUNNING, Status.WAITING, Status.PENDING)),
             ),
+            models.Index(fields=("root",), name="cq_task_tree", condition=Q(parent__isnull=False)),
             models.Index(
                 fields=("parent", "status"),
                 name="cq_task_subtasks",
@@ -223,10 +251,18 @@ class Task(models.Model, Generic[R]):
             models.Index(
                 fields=("prune_at",), name="cq_task_prunable", condition=Q(prune_at__isnull=False)
             ),
-            models.Index(fields=("submitted",), name="cq_task_submitted"),
         )
         constraints = (
-            models.UniqueConstraint(fields=("repeating_task", "slot"), name="cq_task_one_per_slot"),
+            models.UniqueConstraint(
+                fields=("repeating_task", "slot"),
+                name="cq_task_one_per_slot",
+                condition=Q(repeating_task__isnull=False),
+            ),
+            models.UniqueConstraint(
+                fields=("unique_key",),
+                name="cq_task_one_per_key",
+                condition=Q(unique_key__isnull=False),
+            ),
         )
 
     def __str__(self) -> str:
@@ -240,8 +276,9 @@ class Task(models.Model, Generic[R]):
 
     @classmethod
     def check(cls, **kwargs: Any) -> list[Any]:
-        """Without W037: where indexes can't be partial, the first migration puts the status in them."""
-        return [found for found in super().check(**kwargs) if found.id != "models.W037"]
+        """Without what Django says where indexes can't be partial: the migrations make whole ones there."""
+        expected = ("models.W036", "models.W037")
+        return [found for found in super().check(**kwargs) if found.id not in expected]
 
     # What is so.
 

@@ -110,7 +110,8 @@ def write_report(cqt):
     """The successor: rows of our own, which commit together with the end of this task."""
     counting = cqt.previous
     report = Report(task_id=counting.id, folder=counting.args[0], error=counting.error)
-    counted = Task.objects.succeeded().filter(root=counting, func_name="demo.count_file")
+    below = Task.objects.filter(root=counting, parent__isnull=False)
+    counted = below.succeeded().filter(func_name="demo.count_file")
     files = [FileCount(report=report, name=one.args[1], **one.result) for one in counted]
     report.add_up(files, failed=BrokenFile.objects.filter(task_id=counting.id).count())
     report.save()

@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 
-from django.db.models import Count
+from django.db.models import Count, Q
 
 from cq.models import Task
 from demo.counting.models import BrokenFile, Report
@@ -43,7 +43,7 @@ class State:
 
     @classmethod
     def of(cls, counting):
-        report_task = counting.successors.order_by("-submitted", "-id").first()
+        report_task = counting.successors.order_by("-id").first()
         successor = [report_task] if report_task else []
         statuses = _statuses(counting)
         statuses["demo.write_report"] = {one.status: 1 for one in successor}
@@ -76,7 +76,7 @@ class State:
 
 def latest(number=8):
     """The newest counts, each with its report, if that is written."""
-    found = list(Task.objects.filter(func_name="demo.count_folder").order_by("-submitted")[:number])
+    found = list(Task.objects.filter(func_name="demo.count_folder").order_by("-id")[:number])
     reports = Report.objects.filter(task_id__in=[one.id for one in found]).in_bulk(
         field_name="task_id"
     )
@@ -86,7 +86,8 @@ def latest(number=8):
 def _statuses(counting):
     """How many tasks of the tree have which status, by their function."""
     found = defaultdict(dict)
-    rows = Task.objects.filter(root=counting).order_by().values("func_name", "status")
+    tree = Q(id=counting.id) | Q(root=counting, parent__isnull=False)
+    rows = Task.objects.filter(tree).order_by().values("func_name", "status")
     for row in rows.annotate(number=Count("id")):
         found[row["func_name"]][row["status"]] = row["number"]
     return found
@@ -97,7 +98,8 @@ def _files(counting):
 
     `counting.progress` says as much of the whole, and asks about one directory after the other.
     """
-    files = Task.objects.filter(root=counting, func_name="demo.count_file").order_by()
+    below = Task.objects.filter(root=counting, parent__isnull=False)
+    files = below.filter(func_name="demo.count_file").order_by()
     rows = files.values_list("parent__parent_id").annotate(Count("finished"), Count("id"))
     return defaultdict(lambda: (0, 0), {directory: numbers for directory, *numbers in rows})
 

@@ -59,3 +59,14 @@ def test_the_claim_has_an_index():
     claimable = found["cq_task_claimable"]["columns"]
     expected = ["queue", "priority", "ready_at", "id"]
     assert expected == [name for name in claimable if name != "status"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tasks_of_before_go_with_the_second_one_and_back():
+    made = [add.delay(number) for number in range(3)]
+    call_command("migrate", "cq", "0001", "-v0")
+    call_command("migrate", "cq", "-v0")
+    rows = Task.objects.order_by("id")
+    assert [(task.id, [n], False) for n, task in enumerate(made)] == [
+        (row.id, row.args, row.alone) for row in rows
+    ]
