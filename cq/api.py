@@ -31,7 +31,7 @@ from cq.options import (
     options_of_function,
 )
 from cq.registry import Definition
-from cq.signature import Container, Signature, call, signature, spread, taking_result
+from cq.signature import Container, Signature, call, calls, signature, taking_result
 
 if TYPE_CHECKING:
     from cq.models import Task
@@ -107,8 +107,8 @@ class TaskFunction(Generic[P, R]):
 
         A tuple is an argument list, anything else the one argument.
         """
-        calls = (call(signed) for signed in spread(self, items))
-        tasks = [task for batch in submission.submit_many(calls) for task in batch]
+        batches = submission.submit_many(calls(self, items))
+        tasks = [task for batch in batches for task in batch]
         if _serially():
             for task in tasks:
                 serial.finished(task)

@@ -152,6 +152,17 @@ def _float(value: float) -> float:
     return value
 
 
+def _plain(value: Any) -> int:
+    """The bytes that `_Walk` counts for a leaf that is stored as it is, as most are; 0: look at it."""
+    kind = type(value)
+    if kind is str:
+        return len(value) + 1 if value.isascii() and "\x00" not in value else 0
+    if kind is int:
+        bits: int = value.bit_length()
+        return bits // 8 + 1 if bits <= 2000 else 0  # as in _integer()
+    return int(value is None or kind is bool)
+
+
 def _name(kind: type[Any]) -> str:
     try:
         name = str(kind.__qualname__)[:100]
@@ -198,8 +209,11 @@ class _Walk:
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """Copy a value. Calls itself directly, as Python allows 1,000 calls inside each other."""
+        if least := _plain(value):
+            self.spend(least)
+            return value
         kind = type(value)
-        if kind is str or not issubclass(kind, (list, dict, tuple)):
+        if not issubclass(kind, (list, dict, tuple)):
             return self.leaf(value, kind)
         if id(value) in self.above:
             raise _Refused("it contains itself; JSON can't")
@@ -242,9 +256,6 @@ class _Walk:
         if issubclass(kind, str):
             self.spend(str.__len__(value) + 1)
             return _text(value)
-        if value is None or kind is bool:
-            self.spend(1)
-            return value
         if issubclass(kind, int):
             self.spend(int.bit_length(value) // 8 + 1)
             return _integer(int.__int__(value))
@@ -293,7 +304,9 @@ class Encoder(json.JSONEncoder):
         return "".join(self.iterencode(o, _one_shot=True))
 
     def iterencode(self, o: Any, _one_shot: bool = False) -> Iterator[str]:
-        return super().iterencode(_Walk(tagging=True).start(o, "the value"), _one_shot)
+        if not (type(o) is list and all(map(_plain, o))):  # most arguments are nothing else
+            o = _Walk(tagging=True).start(o, "the value")
+        return super().iterencode(o, _one_shot)
 
 
 class Decoder(json.JSONDecoder):
@@ -366,27 +379,32 @@ def arguments(
     """
     if not args and not kwargs:
         return [], {}
-    labels = [f"argument {name!r}" for name in names[: len(args)]]
-    labels += [f"argument {number + 1}" for number in range(len(labels), len(args))]
     keys = [_keyword(key) for key in kwargs]
-    labels += [f"argument {key[:50]!r}" for key in keys]
+
+    def label(number: int) -> str:
+        if number < min(len(args), len(names)):
+            return f"argument {names[number]!r}"
+        if number < len(args):
+            return f"argument {number + 1}"
+        return f"argument {keys[number - len(args)][:50]!r}"
+
     copies = []
     counted = sum(len(key) + 1 for key in keys)
-    for label, value in zip(labels, (*args, *kwargs.values()), strict=True):
-        # `chain(f, (1, 2))` means `f(1, 2)`: a tuple that is an argument is likely a mistake.
-        if issubclass(type(value), tuple):
-            raise NotSerializable(f"{label} is a tuple; give a list")
-        copy, least = _within(value, label, limit)
+    for number, value in enumerate((*args, *kwargs.values())):
+        copy, least = value, _plain(value)
+        if not 0 < least <= limit:
+            # `chain(f, (1, 2))` means `f(1, 2)`: a tuple that is an argument is likely a mistake.
+            if issubclass(type(value), tuple):
+                raise NotSerializable(f"{label(number)} is a tuple; give a list")
+            copy, least = _within(value, label(number), limit)
         copies.append(copy)
         counted += least
     listed, keyed = copies[: len(args)], dict(zip(keys, copies[len(args) :], strict=True))
     if counted * _SPREAD > limit and (taken := size(listed) + size(keyed)) > limit:
-        largest, label = max(
-            (size(copy), label) for label, copy in zip(labels, copies, strict=True)
-        )
+        largest, number = max((size(copy), number) for number, copy in enumerate(copies))
         raise NotSerializable(
             f"the arguments take {taken:,} bytes as JSON, more than the limit of {limit:,}; "
-            f"the largest is {label} with {largest:,}. {_ELSEWHERE}"
+            f"the largest is {label(number)} with {largest:,}. {_ELSEWHERE}"
         )
     return listed, keyed
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -43,11 +44,31 @@ class Definition:
         return tuple(found[1:])
 
     @cached_property
+    def by_position(self) -> range:
+        """The numbers of arguments, the task itself among them, that may be given by position alone."""
+        parameters = self.signature.parameters.values()
+        needed = [p for p in parameters if p.default is p.empty]
+        if any(p.kind is p.KEYWORD_ONLY for p in needed):
+            return range(0)
+        least = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+            return range(least, sys.maxsize)
+        return range(least, len(self.names) + 2)
+
+    @cached_property
+    def may_take_secrets(self) -> bool:
+        """Whether any of its arguments can be one of those that are sensitive by its own options."""
+        parameters = self.signature.parameters.values()
+        open_end = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return open_end or any(p.name in self.options.sensitive for p in parameters)
+
+    @cached_property
     def origin(self) -> tuple[str, str]:
         return self.function.__module__, self.function.__qualname__
 
 
 _definitions: dict[str, Definition] = {}
+_edition = object()  # of these: another one whenever there are more
 
 
 def register(function: Callable[..., Any], options: Options) -> Definition:
@@ -56,6 +77,7 @@ def register(function: Callable[..., Any], options: Options) -> Definition:
     Raises DuplicateTask where another function has one of them; the same function read again
     (a module reloaded after start-up) takes its own place.
     """
+    global _edition
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise InvalidOption(f"{function.__qualname__}: a generator can't be a task.")
     if not any(
@@ -79,6 +101,7 @@ def register(function: Callable[..., Any], options: Options) -> Definition:
             )
     for known_as in (name, *options.aliases):
         _definitions[known_as] = definition
+    _edition = object()
     return definition
 
 
@@ -109,8 +132,13 @@ def names(*, asynchronous: bool | None = None) -> list[str]:
 
 def queues() -> frozenset[str]:
     """The known queues: `default`, those that a `@task` names, and CQ_QUEUES."""
-    named = (definition.options.queue for definition in _definitions.values())
-    return frozenset({"default", *named, *settings().queues})
+    return _queues(_edition, settings().queues)
+
+
+@lru_cache(maxsize=1)  # each delay() asks
+def _queues(edition: object, more: tuple[str, ...]) -> frozenset[str]:
+    named = (definition.options.queue for definition in list(_definitions.values()))
+    return frozenset({"default", *named, *more})
 
 
 def discover() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from cq import payload, registry
 from cq.conf import settings
@@ -81,13 +81,11 @@ class Function(Protocol):
 Later = Function | Signature[Any] | Container[Any] | str
 
 
-@dataclass(frozen=True)
-class Call:
-    """A signature whose arguments were bound and checked: what a row can be made of."""
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What is the same for calls that differ in nothing but their arguments."""
 
     name: str
-    args: list[Any]
-    kwargs: dict[str, Any]
     options: Options
     kept: dict[str, Any]
     """Options that have no column and are not the function's own."""
@@ -95,14 +93,22 @@ class Call:
     members: tuple[Call, ...] = ()
     passes_result: bool = False
 
+
+class Call(NamedTuple):
+    """A signature whose arguments were bound and checked: what a row can be made of."""
+
+    form: Form
+    args: list[Any]
+    kwargs: dict[str, Any]
+
     def columns(self) -> dict[str, Any]:
         """What a row says wherever in the graph it stands; as JSON, a signature kept on a row.
 
         Besides columns, `expires` and `run_after`, which are counted from when the row is made.
         """
-        options = self.options
+        form, options = self.form, self.form.options
         return {
-            "func_name": self.name,
+            "func_name": form.name,
             "args": self.args,
             "kwargs": self.kwargs,
             "label": options.label,
@@ -116,10 +122,10 @@ class Call:
             "retries": options.retries_allowed,
             "timeout": options.seconds_allowed,
             "result_ttl": options.kept_for,
-            "options": self.kept,
-            "container": self.container,
-            "passes_result": self.passes_result,
-            "members": [member.columns() for member in self.members],
+            "options": form.kept,
+            "container": form.container,
+            "passes_result": form.passes_result,
+            "members": [member.columns() for member in form.members],
             "run_after": options.run_after,
             "expires": options.expires,
         }
@@ -135,8 +141,7 @@ def signature(
     """
     args, kwargs = _styles(args, kwargs)
     if isinstance(f, Container):
-        if args or kwargs:
-            raise InvalidCall(f"A {f.kind} takes no arguments: give them to its members.")
+        _check_none(f, args or kwargs)
         return f
     if isinstance(f, Signature):
         return dataclasses.replace(f, args=(*args, *f.args), kwargs={**f.kwargs, **kwargs})
@@ -155,26 +160,54 @@ def call(signed: Signature[Any] | Container[Any], before: int = 0) -> Call:
     Raises InvalidCall where they do not fit, NotSerializable where JSON can't hold them,
     UnknownQueue.
     """
+    if before and isinstance(signed, Container):
+        raise no_arguments(signed)
+    return Call(_form(signed), *_arguments(signed, (), before))
+
+
+def calls(f: Later, items: Iterable[Any]) -> Iterator[Call]:
+    """One `call()` for each item: a tuple is an argument list, anything else the one argument."""
+    signed = form = None
+    for item in items:
+        if signed is None or form is None:
+            signed = signature(f, (), {})
+            form = _form(signed)
+        args = item if isinstance(item, tuple) else (item,)
+        yield Call(form, *_arguments(signed, args))
+
+
+def _form(signed: Signature[Any] | Container[Any]) -> Form:
     if isinstance(signed, Container):
-        if before:
-            raise no_arguments(signed)
         members = tuple(call(member) for member in signed.members)
-        return Call(f"cq.{signed.kind}", [], {}, signed.options, {}, signed.kind, members)
+        return Form(f"cq.{signed.kind}", signed.options, {}, signed.kind, members)
     definition = signed.definition
-    before += signed.takes_result
     check_known(signed.options.queue, registry.queues())
-    try:
-        definition.signature.bind(None, *[None] * before, *signed.args, **signed.kwargs)
-    except TypeError as error:
-        by = ("errorback() gives it the error", "then() gives it the result")[signed.takes_result]
-        hint = f" ({by} first.)" if before else ""
-        raise InvalidCall(f"{definition.name}: {error}.{hint}") from None
-    args, kwargs = payload.arguments(
-        signed.args, signed.kwargs, definition.names[before:], settings().max_payload
-    )
     kept = changed(signed.options, definition.options)
-    passes = signed.takes_result
-    return Call(definition.name, args, kwargs, signed.options, kept, passes_result=passes)
+    return Form(definition.name, signed.options, kept, passes_result=signed.takes_result)
+
+
+def _arguments(
+    signed: Signature[Any] | Container[Any], first: tuple[Any, ...], before: int = 0
+) -> tuple[list[Any], dict[str, Any]]:
+    """Those of a call, of which `first` are given only now."""
+    if isinstance(signed, Container):
+        _check_none(signed, first)
+        return [], {}
+    args, kwargs, definition = (*first, *signed.args), signed.kwargs, signed.definition
+    before += signed.takes_result
+    if kwargs or 1 + before + len(args) not in definition.by_position:
+        try:
+            definition.signature.bind(None, *[None] * before, *args, **kwargs)
+        except TypeError as error:
+            by = ("errorback() gives it the error", "then() gives it the result")
+            hint = f" ({by[signed.takes_result]} first.)" if before else ""
+            raise InvalidCall(f"{definition.name}: {error}.{hint}") from None
+    return payload.arguments(args, kwargs, definition.names[before:], settings().max_payload)
+
+
+def _check_none(container: Container[Any], given: Any) -> None:
+    if given:
+        raise InvalidCall(f"A {container.kind} takes no arguments: give them to its members.")
 
 
 def taking_result(signed: Signature[Any] | Container[Any]) -> Signature[Any]:
@@ -192,11 +225,10 @@ def no_arguments(container: Container[Any]) -> InvalidCall:
     )
 
 
-def spread(f: Later, items: Iterable[Any]) -> Iterable[Signature[Any] | Container[Any]]:
-    """One signature for each item: a tuple is an argument list, anything else the one argument."""
-    for item in items:
-        args = item if isinstance(item, tuple) else (item,)
-        yield signature(f, (args,), {})
+def has_secrets(call_or_task: Any, sensitive: Iterable[str], names: Sequence[str]) -> bool:
+    """Whether a sensitive argument was given."""
+    given = (*names[: len(call_or_task.args)], *call_or_task.kwargs)
+    return any(name in given for name in sensitive)
 
 
 def hidden(call_or_task: Any, sensitive: Iterable[str], names: Sequence[str]) -> list[str]:

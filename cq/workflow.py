@@ -14,7 +14,7 @@ from django.db.models import Count, Q
 from cq import bell, context, database, graph, lifecycle, logs, settling, submission
 from cq.database import tasks
 from cq.exceptions import ParentFinished, Revoked
-from cq.signature import Later, call, signature, spread, taking_result
+from cq.signature import Later, call, calls, signature, taking_result
 from cq.states import ACTIVE, ANSWERED, DONE, Status
 from cq.submission import Place
 
@@ -37,10 +37,9 @@ def subtask(
 
 def subtasks(parent: Task[Any], f: Later, items: Iterable[Any]) -> int:
     """A child for each item, in batches, inside one transaction. Returns their number."""
-    calls = (call(signed) for signed in spread(f, items))
     with _under(parent) as run_no:
         place = Place(parent=parent, parent_run=run_no)
-        return sum(len(batch) for batch in submission.submit_many(calls, place))
+        return sum(len(batch) for batch in submission.submit_many(calls(f, items), place))
 
 
 def chain(
@@ -252,8 +251,9 @@ def check_returned(task: Task[Any], returned: Task[Any]) -> None:
     if row is None:
         raise ValueError(f"it returned the task {returned.id}, which does not exist")
     if row.parent_id is None and task.run is not None and row.id in task.run.made:
-        for below in tasks().filter(root_id=row.id).order_by("-depth")[:1]:
-            submission.check_depth(below.func_name, task.depth + 1 + below.depth)
+        below = tasks().filter(root_id=row.id, parent__isnull=False)
+        deepest = below.order_by("-depth").first() or row
+        submission.check_depth(deepest.func_name, task.depth + 1 + deepest.depth)
 
 
 def adopt(run: Run, returned: Task[Any]) -> None:
@@ -285,7 +285,8 @@ def adopt(run: Run, returned: Task[Any]) -> None:
     held = Q(id__in=touched)
     if not task.atomic:  # what an atomic task made nobody could see yet
         held |= Q(root_id=task.root_id, parent_id__in=touched)
-    bell.ring_on_commit(tasks().filter(held, status=Status.QUEUED).only("queue", "status"))
+    queued = tasks().filter(held, status__in=(Status.QUEUED, lifecycle.NO_STATUS))
+    bell.ring_on_commit(queued.only("queue", "status"))
 
 
 def endless(returned: Task[Any]) -> ValueError:

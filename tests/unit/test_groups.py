@@ -147,6 +147,18 @@ def test_they_can_be_subtasks_and_successors(how):
 # -- Statuses and times
 
 
+def test_several_of_one_kind_have_their_own_members():
+    top = job.delay(0)
+    kind = group(job.s(1), chain(job.s(2), job.s(3)))
+    assert 2 == top.subtasks(kind, [(), ()])
+    with pytest.raises(InvalidCall, match="takes no arguments"):
+        top.subtasks(kind, [(), 1])
+    run_all()
+    assert "SUCCESS" == renewed(top).status
+    assert [[1, 3], [1, 3]] == list(top.subtasks.values_list("result", flat=True))
+    assert [0, 1, 1, 2, 2, 3, 3] == sorted(numbers())
+
+
 def test_one_is_waiting_from_birth_and_never_executed():
     made = group(add.s(1)).delay()
     assert "WAITING" == made.status

@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from cq import DuplicateTask, InvalidCall, InvalidOption, UnknownTask, registry, task
 from cq.api import AsyncTaskFunction, TaskFunction
+from cq.options import Options
 from tests.servers import ROOT
 
 
@@ -282,3 +283,32 @@ def test_a_setting_of_a_wrong_type_is_an_error_at_start_up(tmp_path):
     found = python("import django; django.setup()", tmp_path, INSTALLED_APPS=["cq"], CQ_LEASE="x")
     assert ImproperlyConfigured.__name__ in found.stderr
     assert "CQ_LEASE must be a positive number of seconds or a timedelta, not 'x'" in found.stderr
+
+
+def test_a_queue_is_known_once_a_function_names_it(write):
+    assert "told-late" not in registry.queues()
+    write({"late_queue.py": TASK.replace("@task", "@task(queue='told-late')")})
+    importlib.import_module("late_queue")
+    assert "told-late" in registry.queues()
+
+
+def with_star(*args): ...
+def with_both(cqt, x, /, y, z=1, *args, k=1, **kwargs): ...
+def with_keyword(cqt, x, *, needed): ...
+def with_defaults(cqt=None, x=1, y=2): ...
+def with_none(cqt, **kwargs): ...
+
+
+@pytest.mark.parametrize(
+    "function", [plain, with_star, with_both, with_keyword, with_defaults, with_none]
+)
+def test_how_many_arguments_fit_is_known_without_binding_them(function):
+    definition = registry.Definition(function, "some", Options())
+    for number in range(8):
+        try:
+            definition.signature.bind(*range(number))
+        except TypeError:
+            fits = False
+        else:
+            fits = True
+        assert fits == (number in definition.by_position)

@@ -188,6 +188,43 @@ def test_one_bell_for_each_queue_of_a_burst_is_waiting_to_be_rung(settings):
     assert 4 >= len(rung)
 
 
+def test_tasks_of_one_delay_many_differ_in_their_arguments_alone():
+    using = job.using(
+        meta={"a": 1}, label="x", expires=60, run_after=HOUR, retry_delay=[1], sensitive=["x"]
+    )
+    top = using.delay(0)
+    alone = [top, *(using.delay(number) for number in range(1, 4))]
+    together = using.delay_many([0, 1, (2,), (3,)])
+    own = {"id", "root_id", "submitted", "ready_at", "run_after", "expires_at"}
+    for one, other in zip(renewed(*alone), renewed(*together), strict=True):
+        for field in Task._meta.concrete_fields:
+            if field.attname not in own:
+                assert getattr(one, field.attname) == getattr(other, field.attname)
+        assert other.id == other.root_id
+        assert other.run_after == together[0].run_after
+        assert other.ready_at == other.run_after == other.expires_at - timedelta(seconds=60)
+    assert 3 == top.subtasks(using, range(3))
+    for one in top.subtasks.all():
+        assert (top.id, top.id, 1) == (one.parent_id, one.root_id, one.depth)
+    assert 3 == len({one.id for one in top.subtasks.all()})
+
+
+def test_tasks_of_one_delay_many_share_nothing_that_can_change():
+    first, second = job.using(meta={"a": [1]}).delay_many([[1], [1]])
+    for field in Task._meta.concrete_fields:
+        value = getattr(first, field.attname)
+        if isinstance(value, list | dict):
+            assert value is not getattr(second, field.attname)
+
+
+def test_arguments_are_as_they_were_when_they_were_given():
+    one = {"a": [1]}
+    first, second = job.delay_many([one, one])
+    one["a"].append(2)
+    assert [{"a": [1]}] == first.args == second.args
+    assert [[{"a": [1]}]] * 2 == [t.args for t in renewed(first, second)]
+
+
 def test_delay_many_of_nothing_makes_nothing():
     assert [] == job.delay_many([])
     assert 0 == job.delay().subtasks(job, [])
