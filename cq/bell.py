@@ -1,4 +1,4 @@
-"""Tell workers to look: one message per burst and queue, from a loop of its own, never into the caller's way."""
+"""Tell workers to look: one message per burst and queue, from a thread of its own, never into the caller's way."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from channels.exceptions import ChannelFull
-from channels.layers import BaseChannelLayer, channel_layers
+from channels.layers import BaseChannelLayer, InMemoryChannelLayer, channel_layers
 from django.db import transaction
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from cq import database
+from cq import database, notify
 from cq.conf import settings
 from cq.states import Status
 
@@ -32,6 +33,12 @@ logger = logging.getLogger("cq.bell")
 MESSAGE = "cq.run"
 SEND_TIMEOUT = 1.0
 FLUSH_TIMEOUT = 1.0
+GAP = 0.01
+"""Seconds at least between two bells for one queue.
+
+A loop of `delay()` would ring for each, which costs it a third of its speed; and whoever looks
+within this time after the bell finds the next tasks, too.
+"""
 PASS_ON = (
     0.1  # seconds until a bell whose hearer had no hand is rung again, and twice as long each time
 )
@@ -43,15 +50,34 @@ def channel(queue: str) -> str:
     return "cq-tasks" if queue == "default" else f"cq-tasks.{queue}"
 
 
-def message(queue: str, passed: int = 0) -> dict[str, Any]:
-    """What is sent: it says "look", and how often it was passed on by somebody without a hand."""
+def message(queue: str, passed: int | None = 0) -> dict[str, Any]:
+    """What is sent: it says "look", and how often it was passed on by somebody without a hand.
+
+    None: all have heard it, so that nobody needs to pass it on.
+    """
     return {"type": MESSAGE, "queue": queue, "passed": passed}
 
 
+class Carrier(Enum):
+    """What brings the bell to workers."""
+
+    LAYER = "a channel layer"  # each message to one of them
+    NOTIFY = "PostgreSQL"  # to all of them
+    NOBODY = "nobody"  # they poll
+
+
+def carrier() -> Carrier:
+    """Who is to ring, and to be listened to."""
+    if layer() is not None:
+        return Carrier.LAYER
+    return Carrier.NOTIFY if notify.is_possible() else Carrier.NOBODY
+
+
 def layer() -> BaseChannelLayer | None:
-    """The layer that carries the bell, or None: then workers poll."""
+    """The layer that carries the bell, where there is one that reaches other processes."""
     name = settings().channel_layer
-    return channel_layers[name] if name in channel_layers else None  # noqa: SIM401  (no mapping)
+    found = channel_layers[name] if name in channel_layers else None  # noqa: SIM401  (no mapping)
+    return None if isinstance(found, InMemoryChannelLayer) else found
 
 
 # Rung by whoever made a task claimable.
@@ -88,8 +114,11 @@ def ring_on_commit(tasks: Iterable[Task[Any]]) -> None:
 def ring(queue: str) -> None:
     """Ring now. Returns at once and never raises: a lost bell costs latency, never a task."""
     try:
-        if layer() is not None:
-            _ringer.ring(queue)
+        match carrier():
+            case Carrier.LAYER:
+                _ringer.ring(queue)
+            case Carrier.NOTIFY:
+                _speaker.say(notify.CHANNEL, queue)
     except Exception as error:  # noqa: BLE001
         logger.warning("the bell of queue %s could not be rung: %s", queue, error)
 
@@ -107,14 +136,27 @@ def pass_on(queue: str, passed: int) -> None:
         logger.warning("the bell of queue %s could not be passed on: %s", queue, error)
 
 
+def try_out(own_channel: str) -> None:
+    """Ring for the caller alone, by NOTIFY, so that he finds out whether it arrives."""
+    try:
+        _speaker.say(own_channel, "")
+    except Exception as error:  # noqa: BLE001
+        logger.warning("whether NOTIFY arrives could not be tried: %s", error)
+
+
 def flush() -> None:
     """Send what is unsent, for at most a second."""
-    _ringer.flush(time.monotonic() + FLUSH_TIMEOUT)
+    until = time.monotonic() + FLUSH_TIMEOUT
+    _ringer.flush(until)
+    _speaker.flush(until)
 
 
 def stop() -> None:
-    """Flush, and end the thread and its connections: before a fork. The next ring begins anew."""
+    """Flush, and end the threads and their connections: before a fork. The next ring begins anew."""
+    global _speaker
     _ringer.stop()
+    ended, _speaker = _speaker, _new_speaker()
+    ended.stop(time.monotonic() + FLUSH_TIMEOUT)
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -135,10 +177,10 @@ class _Ringer:
         self._lock = threading.Lock()
         self._wanted: dict[str, int] = {}  # and how often each was passed on
         self._sending: set[str] = set()
+        self._sent: dict[str, float] = {}  # when the last one was
         self._waiting: dict[str, tuple[asyncio.TimerHandle, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._warned_at = -60.0
 
     def ring(self, queue: str, passed: int = 0) -> None:
         with self._lock:
@@ -183,6 +225,7 @@ class _Ringer:
             # What could not be sent in time is given up; it must not keep later rings from being sent.
             self._wanted.clear()
             self._sending.clear()
+            self._sent.clear()
             self._waiting.clear()
 
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -207,6 +250,7 @@ class _Ringer:
     async def _send(self, queue: str) -> None:
         try:
             while queue in self._wanted:
+                await self._keep_gap(queue)
                 with self._lock:
                     passed = self._wanted.pop(queue)
                 try:
@@ -214,9 +258,15 @@ class _Ringer:
                 except ChannelFull:
                     logger.debug("channel %s is full: workers have been told", channel(queue))
                 except Exception as error:  # noqa: BLE001
-                    self._warn(queue, error)
+                    _complain(queue, error)
         finally:
             self._sending.discard(queue)
+
+    async def _keep_gap(self, queue: str) -> None:
+        now = time.monotonic()
+        if (at := self._sent.get(queue, 0.0) + GAP) > now:
+            await asyncio.sleep(at - now)
+        self._sent[queue] = time.monotonic()
 
     async def _send_one(self, queue: str, passed: int) -> None:
         carrier = layer()
@@ -227,15 +277,6 @@ class _Ringer:
         except (OSError, RedisConnectionError):
             # A connection that was kept from before a restart of Redis: the next is a new one.
             await carrier.send(channel(queue), message(queue, passed))
-
-    def _warn(self, queue: str, error: Exception) -> None:
-        if time.monotonic() - self._warned_at >= 60:  # once a minute: a layer may be away for long
-            self._warned_at = time.monotonic()
-            logger.warning(
-                "the bell of queue %s could not be sent, workers will find its tasks by polling: %s",
-                queue,
-                repr(error),
-            )
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -256,14 +297,40 @@ async def _hang_up(loop: asyncio.AbstractEventLoop) -> None:
     loop.stop()
 
 
+_warned_at = -60.0
+
+
+def _complain(queue: str, error: Exception) -> None:
+    """Once a minute: a layer, or a database, may be away for long."""
+    global _warned_at
+    if time.monotonic() - _warned_at >= 60:
+        _warned_at = time.monotonic()
+        logger.warning(
+            "the bell of queue %s could not be sent, workers will find its tasks by polling: %s",
+            queue,
+            repr(error),
+        )
+
+
+def _new_speaker() -> notify.Speaker:
+    return notify.Speaker(GAP, _complain)
+
+
 _ringer = _Ringer()
+_speaker = _new_speaker()
 
 
 def _after_fork() -> None:
-    global _ringer
-    _ringer = _Ringer()
+    global _ringer, _speaker
+    _ringer, _speaker = _Ringer(), _new_speaker()
+
+
+def _at_exit() -> None:
+    until = time.monotonic() + FLUSH_TIMEOUT
+    flush()
+    _speaker.stop(until)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-atexit.register(flush)
+atexit.register(_at_exit)

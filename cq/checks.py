@@ -129,7 +129,8 @@ def check_layers() -> Found:
     elif _is_given("CQ_CHANNEL_LAYER"):
         yield checks.Error(
             f"CQ_CHANNEL_LAYER is {alias!r}, and CHANNEL_LAYERS has no such layer.",
-            hint=f"{LONG_LAYER}\nOr remove CQ_CHANNEL_LAYER: without a layer, workers poll.",
+            hint=f"{LONG_LAYER}\nOr remove CQ_CHANNEL_LAYER: without a layer, "
+            "PostgreSQL's NOTIFY tells workers to look, and elsewhere they poll.",
             id="cq.E005",
         )
 

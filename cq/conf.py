@@ -32,7 +32,7 @@ class Settings:
     """`CQ_` before the field's name, in capitals, is the setting. Durations: seconds or a timedelta."""
 
     channel_layer: str = "default"
-    """Alias in CHANNEL_LAYERS that carries the bell; without such a layer workers poll."""
+    """Alias in CHANNEL_LAYERS that carries the bell; without, PostgreSQL does, or workers poll."""
     cache: str = "default"
     """Alias in CACHES; where it is a Redis, logs of running tasks are kept there."""
     database: str | None = None
@@ -48,7 +48,7 @@ class Settings:
     prefix: str = "cq"
     """Begins every Redis key that django-cq writes."""
     poll_interval: timedelta = timedelta(seconds=1)
-    """How often a worker with a free hand looks without having heard a bell."""
+    """How often, at least, a worker with a free hand looks without having heard a bell."""
     lease: timedelta = timedelta(seconds=30)
     """How long a worker may be silent before its tasks are taken back."""
     unknown_task_grace: timedelta = timedelta(minutes=5)

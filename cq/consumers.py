@@ -30,7 +30,7 @@ class TaskConsumer(AsyncConsumer):
     async def cq_run(self, message: dict[str, Any]) -> None:
         """There may be work in `message["queue"]`: have this process look."""
         runner = await hosting.runner()
-        passed = message.get("passed")
-        runner.look(
-            str(message.get("queue", "default")), passed=passed if isinstance(passed, int) else 0
-        )
+        passed = message.get("passed", 0)
+        if not isinstance(passed, int | None):
+            passed = 0
+        runner.look(str(message.get("queue", "default")), passed=passed)

@@ -15,9 +15,10 @@ import uuid_utils.compat as uuid
 from asgiref.sync import sync_to_async
 from django.db.backends.signals import connection_created
 
-from cq import database, logs, registry
+from cq import bell, database, logs, registry
 from cq.conf import settings
-from cq.runner import Runner, poll
+from cq.polling import Poll
+from cq.runner import Runner
 from cq.upkeep import Upkeep
 
 logger = logging.getLogger("cq.worker")
@@ -50,7 +51,7 @@ def prepare_process() -> None:
 
 def _on_connection(connection: object, **kwargs: object) -> None:
     if connection is database.connection():
-        database.prepare_sqlite(database.connection())
+        database.prepare(database.connection())
 
 
 async def _own_runner() -> Runner:
@@ -61,7 +62,8 @@ async def _own_runner() -> Runner:
     await sync_to_async(upkeep.add)(made.worker, os.getpid())
     loop = asyncio.get_running_loop()
     made.start(loop)
-    _tasks.add(loop.create_task(poll(made, made.look_everywhere)))
+    poll = Poll(made, made.look_everywhere, hears=bell.layer() is not None)
+    _tasks.add(loop.create_task(poll.run()))
     threading.Thread(target=_work, args=(made,), name="cq-work", daemon=True).start()
     threading.Thread(target=_keep_up, args=(upkeep,), name="cq-upkeep", daemon=True).start()
     return made

@@ -13,6 +13,7 @@ from tests.faults import tasks
 from tests.faults.lab import NAME, scenario, sized
 
 NO_POLL = {"CQ_POLL_INTERVAL": 3600}
+NO_LAYER = {"long": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 
 @scenario({"no_send": "unfinished"}, once=True, total=14)
@@ -20,6 +21,20 @@ def by_bells_alone(lab):
     """Single tasks, subtasks, chains, a fan-in, what is due later, what was given back."""
     for _ in range(2):
         lab.worker("--processes", "1", **NO_POLL)
+    return all_runs(lab)
+
+
+@scenario({"no_notify": "unfinished"}, vendors=["postgresql"], once=True, total=14)
+def by_notify_alone(lab):
+    """The same without a layer."""
+    lab.settings.CHANNEL_LAYERS = NO_LAYER
+    for _ in range(2):
+        worker = lab.worker("--processes", "1", CHANNEL_LAYERS=NO_LAYER, **NO_POLL)
+        worker.wait_for("bells are heard")
+    return all_runs(lab)
+
+
+def all_runs(lab):
     time.sleep(1)  # what they look for at their start is over
     for number in range(5):
         lab.delay(tasks.effect, number)
@@ -99,13 +114,15 @@ def other_queue(lab):
     return lab.verdict()
 
 
-def burst(lab, *modules):
+def burst(lab, *modules, **more):
     """As many tasks at once as there are processes, each of which ends well only beside all others."""
     workers = 4
-    given = {**NO_POLL, "CQ_TASK_MODULES": ["tests.faults.tasks", *modules]}
+    given = {**NO_POLL, "CQ_TASK_MODULES": ["tests.faults.tasks", *modules], **more}
     started = [lab.worker_soon("--processes", "1", **given) for _ in range(workers)]
     for worker in started:
         worker.wait_ready(60)
+        if "CHANNEL_LAYERS" in more:
+            worker.wait_for("bells are heard")
     time.sleep(1)
     patience = 3 if lab.mutant else 20
     for round_ in range(sized(6, 60)):
@@ -130,3 +147,10 @@ def burst_wakes_all(lab):
 def burst_wakes_all_with_async(lab):
     """So it does where workers listen though their sync hands are full."""
     return burst(lab, "tests.faults.atasks")
+
+
+@scenario({"no_notify": "unfinished"}, vendors=["postgresql"], once=True)
+def burst_wakes_all_by_notify(lab):
+    """One word reaches all."""
+    lab.settings.CHANNEL_LAYERS = NO_LAYER
+    return burst(lab, CHANNEL_LAYERS=NO_LAYER)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
+import redis
 from channels.layers import channel_layers
 
 from cq import bell
@@ -95,3 +97,35 @@ def test_whoever_held_the_row_of_a_queued_task_rings_for_it_again(monkeypatch):
         rung.clear()
         more(add, 2) if more != made.errorback else more(add)
         assert "default" in rung
+
+
+@pytest.mark.vendors("sqlite", "mysql")
+def test_without_a_layer_nobody_rings(settings, monkeypatch):
+    assert bell.Carrier.LAYER == bell.carrier()
+    settings.CHANNEL_LAYERS = {"long": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    assert bell.Carrier.NOBODY == bell.carrier()
+    bell.ring("default")
+    assert "cq-notify" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_loop_of_rings_is_a_few_messages(own_layer):
+    begun = time.monotonic()
+    for _ in range(2000):
+        bell.ring("default")
+        bell.ring("mail")
+        time.sleep(0.0001)
+    most = (time.monotonic() - begun) / bell.GAP + 2
+    bell.flush()
+    layer = channel_layers.make_backend("long")
+    with redis.Redis.from_url(own_layer.connection_url) as client:
+        for queue in "default", "mail":
+            assert 5 < client.zcard(layer.prefix + bell.channel(queue)) <= most
+
+
+def test_only_a_second_ring_of_a_queue_waits(own_layer, monkeypatch):
+    monkeypatch.setattr(bell, "GAP", 60)
+    for queue in "default", "mail":
+        bell.ring(queue)
+        assert received(queue) is not None
+    bell.ring("mail")
+    assert received("mail", timeout=1) is None
