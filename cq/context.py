@@ -36,6 +36,8 @@ class Run:
     options: Options
     how: How
     hide: list[str] = field(default_factory=list)
+    has_secrets: bool = True
+    """Whether it was given a sensitive argument."""
     concerns_others: bool = False
     """It made a subtask, or a successor of itself."""
     logged: bool = False

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
@@ -35,6 +36,7 @@ T = TypeVar("T")
 logger = logging.getLogger("cq")
 
 
+@cache  # each step of each task asks
 def task_model() -> type[Task[Any]]:
     """`cq.models.Task`, for the modules that stand below it."""
     return apps.get_model("cq", "Task")
@@ -100,7 +102,7 @@ LONGEST_WAIT = 0.5
 """Seconds that bookkeeping waits for a row which somebody's transaction holds."""
 
 
-def bound_waits() -> None:
+def bound_waits(seconds: float = LONGEST_WAIT) -> None:
     """PostgreSQL: the rest of this transaction waits for no lock for long, unless it is a user's own.
 
     A row may be held for as long as the user's task or request takes that has added to it.
@@ -108,7 +110,7 @@ def bound_waits() -> None:
     link = connection()
     if link.vendor == "postgresql" and len(link.atomic_blocks) == 1:
         with link.cursor() as cursor:
-            cursor.execute(f"SET LOCAL lock_timeout = {LONGEST_WAIT * 1000:.0f}")
+            cursor.execute(f"SET LOCAL lock_timeout = {seconds * 1000:.0f}")
 
 
 def is_held(error: BaseException) -> bool:
@@ -177,7 +179,7 @@ def in_transaction(step: Callable[[], T]) -> T:
         except OperationalError as error:
             if depth() or not _is_conflict(error):
                 raise
-            time.sleep(0.01 * 2**tries * random.uniform(0.5, 1.5))
+            pause(tries)
     with transaction.atomic(using=alias()):
         return step()
 
@@ -190,22 +192,60 @@ def _is_conflict(error: OperationalError) -> bool:
     return _code(cause) in (1020, 1205, 1213) or _state(cause).startswith("40")
 
 
-def wrote_since(mark: int) -> bool:
-    """Whether this thread's transaction may have written, given `change_mark()` from before it.
+def report(logger: logging.Logger, what: str, error: BaseException) -> None:
+    """In a loop that goes on: a passing fault is a warning, any other an error with its traceback.
 
-    Only SQLite can tell; elsewhere the answer is yes, and costs nothing.
+    Closes this thread's connection, in whatever state that is.
     """
-    link = connection()
-    return link.vendor != "sqlite" or link.connection.total_changes != mark
+    is_passing = passing(error)
+    level = logging.WARNING if is_passing else logging.ERROR
+    logger.log(level, "%s failed, will try again: %s", what, error, exc_info=not is_passing)
+    discard(connection())
 
 
-def change_mark() -> int:
-    """See `wrote_since`."""
-    link = connection()
-    if link.vendor != "sqlite":
-        return 0
+def pause(tries: int) -> None:
+    """Sleep before the next try: longer each time, up to two seconds, and never as long as another."""
+    time.sleep(min(0.01 * 2 ** min(tries, 10), 2.0) * random.uniform(0.5, 1.5))
+
+
+def touch_mark(link: Any) -> int:
+    """See `touched_since()`."""
     link.ensure_connection()
-    return link.connection.total_changes  # type: ignore[no-any-return]
+    if link.vendor == "sqlite":
+        return link.connection.total_changes  # type: ignore[no-any-return]
+    return getattr(link, _STATEMENTS, 0)
+
+
+def touched_since(mark: int, link: Any) -> bool:
+    """Whether the transaction of `link` may hold anything, given `touch_mark()` from its beginning.
+
+    On SQLite: whether it wrote. Elsewhere reading counts, too.
+    """
+    if link.run_on_commit:
+        return True
+    if link.vendor == "postgresql":
+        return link.connection is None or link.connection.info.transaction_status != _IDLE
+    if link.vendor == "sqlite":
+        return link.connection is None or link.connection.total_changes != mark
+    return _count_statements not in link.execute_wrappers or getattr(link, _STATEMENTS, 0) != mark
+
+
+_IDLE = 0  # libpq's PQTRANS_IDLE: nothing was asked in this transaction
+_STATEMENTS = "cq_statements"
+
+
+def _count_statements(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    link = context["connection"]
+    setattr(link, _STATEMENTS, getattr(link, _STATEMENTS, 0) + 1)
+    return execute(sql, params, many, context)
+
+
+def prepare(link: BaseDatabaseWrapper) -> None:
+    """What a connection needs in a process that runs tasks."""
+    if link.vendor == "sqlite":
+        _prepare_sqlite(link)
+    elif link.vendor == "mysql" and _count_statements not in link.execute_wrappers:
+        link.execute_wrappers.append(_count_statements)  # nothing else tells
 
 
 def line_model() -> type[LogLine]:
@@ -213,13 +253,16 @@ def line_model() -> type[LogLine]:
     return apps.get_model("cq", "LogLine")
 
 
-@contextlib.contextmanager
-def begin_as(mode: str) -> Iterator[None]:
+def begin_as(
+    mode: str, link: BaseDatabaseWrapper | None = None
+) -> contextlib.AbstractContextManager[None]:
     """SQLite: transactions begun inside begin DEFERRED or IMMEDIATE, whatever the settings say."""
-    link: Any = connection()
-    if link.vendor != "sqlite":
-        yield
-        return
+    link = link or connection()
+    return _begin_as(mode, link) if link.vendor == "sqlite" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _begin_as(mode: str, link: Any) -> Iterator[None]:
     link.ensure_connection()
     before = link.transaction_mode
     link.transaction_mode = mode
@@ -270,10 +313,8 @@ def discard(link: BaseDatabaseWrapper) -> None:
         link.connection = None
 
 
-def prepare_sqlite(link: BaseDatabaseWrapper) -> None:
-    """SQLite in a worker: readers must not block the writer, and a writer waits for its turn."""
-    if link.vendor != "sqlite":
-        return
+def _prepare_sqlite(link: BaseDatabaseWrapper) -> None:
+    """Readers must not block the writer, and a writer waits for its turn."""
     with link.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20000")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "delete":

@@ -7,11 +7,10 @@ outcome on its row; a run that is no longer the task's own leaves nothing behind
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import enum
 import logging
-import random
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -36,10 +35,11 @@ from cq import (
 from cq.conf import settings
 from cq.context import How, Run
 from cq.exceptions import Fenced, InvalidCall, Revoked, UnknownTask
+from cq.finishing import End, Finisher
 from cq.lifecycle import Outcome
 from cq.options import restored
 from cq.registry import Definition
-from cq.signature import Container, Signature, hidden
+from cq.signature import Container, Signature, has_secrets, hidden
 from cq.states import Status
 
 if TYPE_CHECKING:
@@ -60,38 +60,50 @@ class _Next(enum.Enum):
     DONE = "the end is written, and concerns nobody but its parent"
     SETTLE = "the end is written, and concerns others"
     AGAIN = "rolled back, and to be run again at once"
+    BEHIND = "the end is on its way, and what it means for the parent is seen to behind it"
     GONE = "another worker has the task"
+    HELD = "somebody else holds the row, for a moment or for long"
 
 
-def execute(task: Task[Any], how: How = "worker") -> None:
-    """Run a claimed task here and now. Raises nothing but WorkerBroken."""
+def execute(task: Task[Any], how: How = "worker", finisher: Finisher | None = None) -> None:
+    """Run a claimed task here and now. Raises nothing but WorkerBroken.
+
+    An end that has nothing to be committed with is left to `finisher`, where there is one.
+    """
     step: _Next | None = None
     for tries in range(TRIES + 1):
-        attempt = _Attempt(task, how, tries)
+        attempt = _Attempt(task, how, tries, finisher)
         step = attempt.open()
         if step is None:
             result, error = _call(attempt)
             step = attempt.close(result, error)
         if step is not _Next.AGAIN:
             break
-    _settle(task, step)
+    _settle(task, step, finisher)
 
 
-async def aexecute(task: Task[Any]) -> None:
+async def aexecute(task: Task[Any], finisher: Finisher | None = None) -> None:
     """The same for an async function, whose transaction is entered and left in its own thread."""
     step: _Next | None = None
     for tries in range(TRIES + 1):
-        attempt = _Attempt(task, "worker", tries)
+        attempt = _Attempt(task, "worker", tries, finisher)
         step = await sync_to_async(attempt.open)()
         if step is None:
             result, error = await _acall(attempt)
             step = await sync_to_async(attempt.close)(result, error)
         if step is not _Next.AGAIN:
             break
-    await sync_to_async(_settle)(task, step)
+    if step not in (_Next.BEHIND, _Next.GONE):
+        await sync_to_async(_settle)(task, step, finisher)
 
 
 def _call(attempt: _Attempt) -> tuple[Any, BaseException | None]:
+    if attempt.how == "worker":  # what it sets in its context must not be seen by the next task
+        return contextvars.copy_context().run(_call_here, attempt)
+    return _call_here(attempt)
+
+
+def _call_here(attempt: _Attempt) -> tuple[Any, BaseException | None]:
     token = context.enter(attempt.run)
     run, args = attempt.run, (attempt.args, attempt.kwargs)
     try:
@@ -158,31 +170,22 @@ def invoke(definition: Definition, task: Task[Any], args: Any, kwargs: Any) -> A
     return definition.function(task, *args, **kwargs)
 
 
-def _settle(task: Task[Any], step: _Next | None) -> None:
+def _settle(task: Task[Any], step: _Next | None, finisher: Finisher | None = None) -> None:
     """What the end means for others; the sweep does it where this can't."""
+    if step in (_Next.BEHIND, _Next.GONE):
+        return
     if step is _Next.SETTLE:
-        _guarded(settling.settle, task.id)
+        settling.try_to(settling.settle, task.id)
     elif step is _Next.DONE and task.parent_id is not None:
-        _guarded(settling.complete_above, task.parent_id)
-    elif step is _Next.DONE and (task.attempts or (task.run is not None and task.run.logged)):
-        _guarded(logs.store, task.id)
-    if step in {_Next.SETTLE, _Next.DONE} and task.run is not None:
-        for task_id in task.run.concerned:
-            _guarded(settling.settle, task_id)
-
-
-def _guarded(step: Any, task_id: UUID) -> None:
-    for tries in range(TRIES):
-        try:
-            step(task_id)
-        except Exception as error:
-            if not database.passing(error) or tries == TRIES - 1:
-                logger.exception("%s of %s failed; the sweep will do it", step.__name__, task_id)
-                return
-            database.discard(database.connection()) if database.depth() == 0 else None
-            _pause(tries)
+        if finisher is not None:
+            finisher.look_above(task.parent_id)
         else:
-            return
+            settling.try_to(settling.complete_above, task.parent_id)
+    elif step is _Next.DONE and (task.attempts or (task.run is not None and task.run.logged)):
+        settling.try_to(logs.store, task.id)
+    if task.run is not None:
+        for task_id in task.run.concerned:
+            settling.try_to(settling.settle, task_id)
 
 
 def _is_expired(task: Task[Any]) -> bool:
@@ -192,6 +195,15 @@ def _is_expired(task: Task[Any]) -> bool:
     return bool(task.expires_at <= task.started)
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _copied(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    if _PLAIN.issuperset(map(type, args)) and _PLAIN.issuperset(map(type, kwargs.values())):
+        return list(args), dict(kwargs)  # forty times quicker
+    return copy.deepcopy((args, kwargs))
+
+
 class _Attempt:
     """One run: what it needs, its transaction, and its end."""
 
@@ -199,11 +211,16 @@ class _Attempt:
     run: Run
     args: list[Any]
     kwargs: dict[str, Any]
+    _link: BaseDatabaseWrapper
+    """This thread's connection."""
 
-    def __init__(self, task: Task[Any], how: How, tries: int) -> None:
+    def __init__(
+        self, task: Task[Any], how: How, tries: int, finisher: Finisher | None = None
+    ) -> None:
         self.task = task
         self.how = how
         self.tries = tries
+        self.finisher = finisher
         self._block: Any = None
         self._savepoint: str | None = None
         self._depth = 0
@@ -215,22 +232,29 @@ class _Attempt:
         """Look up the function, begin the transaction. None: go on and call it."""
         task = self.task
         try:
-            task.begun_at = time.monotonic()
+            lifecycle.begin(task)
             self.definition = registry.get(task.func_name)
             self.run = task.run = Run(task, self.definition.options, self.how)
             self.run.options = restored(self.definition.options, task.options)
             names = self.definition.names[int(task.passes_result) :]
             if self.run.options.capture_logs:
                 logs.capture()
-            self.run.hide = hidden(task, self.run.options.sensitive, names)
+            sensitive = self.run.options.sensitive
+            may = (
+                self.run.options is not self.definition.options or self.definition.may_take_secrets
+            )
+            self.run.has_secrets = may and has_secrets(task, sensitive, names)
+            if self.run.has_secrets:
+                self.run.hide = hidden(task, sensitive, names)
             if task.is_stray:
                 settling.revoke(task.id)
                 return _Next.GONE
             if _is_expired(task):
                 return self._refuse("expired before it began")
-            self._depth = database.depth()
-            # Copies: what a function does to its arguments must not reach its next attempt.
-            self.args, self.kwargs = copy.deepcopy((task.args, task.kwargs))
+            self._link = database.connection()
+            self._depth = len(self._link.atomic_blocks)
+            # What a function does to its arguments must not reach its next attempt.
+            self.args, self.kwargs = _copied(task.args, task.kwargs)
             if task.passes_result:
                 self.args = [task.previous.result if task.previous else None, *task.args]
             self._begin()
@@ -250,14 +274,14 @@ class _Attempt:
     def _begin(self) -> None:
         if not self.task.atomic:
             if self.how == "serial" and self._depth:
-                self._savepoint = database.connection().savepoint()
+                self._savepoint = self._link.savepoint()
             return
         mode = "IMMEDIATE" if self.tries else "DEFERRED"
-        with database.begin_as(mode):
-            block = transaction.atomic(using=database.alias())
+        with database.begin_as(mode, self._link):
+            block = transaction.atomic(using=self._link.alias)
             block.__enter__()
         self._block = block
-        self._mark = database.change_mark()
+        self._mark = database.touch_mark(self._link)
 
     # End.
 
@@ -284,8 +308,10 @@ class _Attempt:
         try:
             self._check_transaction()
             outcome = self._outcome(result)
-            if self._block is not None and self.how == "worker" and not self._wrote():
-                self._leave()  # SQLite: what only read ends its snapshot before its end is written
+            if self._block is not None and self.how == "worker" and not self._touched():
+                self._leave()  # there is nothing to commit; on SQLite, its snapshot ends
+                if self._may_end_behind(outcome):
+                    return self._end_behind(outcome), None
             if self._block is None:
                 return self._write(outcome), None
             concerns_others = self._finish(outcome)
@@ -303,9 +329,27 @@ class _Attempt:
             )
         return step, None
 
-    def _wrote(self) -> bool:
-        link = database.connection()
-        return bool(link.run_on_commit) or database.wrote_since(self._mark)
+    def _touched(self) -> bool:
+        return database.touched_since(self._mark, self._link)
+
+    def _may_end_behind(self, outcome: Outcome) -> bool:
+        """Whether nothing that follows the end has to wait for it here."""
+        task, run = self.task, self.run
+        says_more = run.logged or run.progress is not None or run.concerned or task.attempts
+        return self.finisher is not None and lifecycle.is_plain(task, outcome) and not says_more
+
+    def _end_behind(self, outcome: Outcome) -> _Next:
+        assert self.finisher is not None
+        self.finisher.put(End(self.task, outcome, partial(self._write_alone, outcome)))
+        return _Next.BEHIND
+
+    def _write_alone(self, outcome: Outcome, unsure: bool) -> bool:
+        """From the finisher, where it could not be written with others. False: not now."""
+        step = self._write(outcome, tries=int(unsure), waits=False)
+        if step is _Next.HELD:
+            return False
+        _settle(self.task, step, self.finisher)
+        return True
 
     def _finish(self, outcome: Outcome) -> bool:
         if self.task.run is not None:
@@ -323,7 +367,7 @@ class _Attempt:
 
     def _check_transaction(self) -> None:
         """The transaction that was begun is the one that would be committed, whatever was done to it."""
-        link = database.connection()
+        link = self._link
         expected = self._depth + (1 if self._block is not None else 0)
         if link.closed_in_transaction:
             raise RuntimeError(
@@ -373,13 +417,15 @@ class _Attempt:
         )
         return Outcome(status=Status.RETRY, error=text, traceback=trace, delay=delay)
 
-    def _write(self, outcome: Outcome) -> _Next:
-        """An end without effects, in a transaction of its own: what must itself be unable to fail."""
-        tries, refused = 0, False
+    def _write(self, outcome: Outcome, *, tries: int = 0, waits: bool = True) -> _Next:
+        """An end without effects, in a transaction of its own: what must itself be unable to fail.
+
+        Without `waits`, HELD where somebody holds the row.
+        """
+        refused = False
         while True:
             try:
-                with transaction.atomic(using=database.alias()):
-                    concerns_others = self._finish(outcome)
+                return self._write_once(outcome, waits=waits)
             except Fenced as error:
                 if tries and self._is_written(outcome):  # by the try whose answer was lost
                     return _Next.SETTLE
@@ -395,10 +441,15 @@ class _Attempt:
                 self._roll_back(error)
                 if refused and self.how == "worker":  # the task may have done it to the connection
                     database.discard(database.connection())
-                _pause(tries)
+                database.pause(tries)
                 tries += 1
-            else:
-                return _Next.SETTLE if concerns_others else _Next.DONE
+
+    def _write_once(self, outcome: Outcome, *, waits: bool) -> _Next:
+        with transaction.atomic(using=database.alias()):
+            if not waits and lifecycle.is_held(self.task):
+                return _Next.HELD
+            concerns_others = self._finish(outcome)
+        return _Next.SETTLE if concerns_others else _Next.DONE
 
     def _is_written(self, outcome: Outcome) -> bool:
         row = database.tasks().filter(id=self.task.id, claim_no=self.task.claim_no)
@@ -407,6 +458,8 @@ class _Attempt:
 
     def _fenced(self, error: BaseException) -> _Next:
         self._roll_back(error)
+        if self.task.owes_start:
+            settling.try_to(self._confess, self.task.id)
         if self.run.revoked:
             logger.info("%s %s was stopped: it is revoked", self.task.func_name, self.task.id)
             return _Next.GONE
@@ -418,11 +471,16 @@ class _Attempt:
         )
         return _Next.GONE
 
+    def _confess(self, task_id: UUID) -> None:
+        lifecycle.confess(self.task)
+
     def _revoke(self, error: BaseException | None) -> _Next:
         """It revoked itself, or what is above it: nothing of it stays but that."""
         self._roll_back(error or Revoked())
         for task_id in self.run.revokes:
             self._revoke_one(task_id)
+        if self.task.owes_start:
+            settling.try_to(self._confess, self.task.id)
         return _Next.GONE
 
     def _revoke_one(self, task_id: UUID) -> None:
@@ -437,7 +495,7 @@ class _Attempt:
                 logger.debug("%s could not be revoked yet: %s", task_id, error)
                 if self.how == "worker":
                     database.discard(database.connection())
-                _pause(tries)
+                database.pause(tries)
                 tries += 1
             else:
                 return
@@ -451,7 +509,7 @@ class _Attempt:
         if self.tries >= TRIES - 1:
             return self._write(self._failure(error))
         logger.debug("%s %s is run again at once: %s", self.task.func_name, self.task.id, error)
-        _pause(self.tries)
+        database.pause(self.tries)
         self._await_database()
         return _Next.AGAIN
 
@@ -464,7 +522,7 @@ class _Attempt:
             except Exception as error:  # noqa: BLE001
                 logger.debug("the database is away: %s", error)
                 database.discard(database.connection())
-                _pause(tries)
+                database.pause(tries)
                 tries += 1
             else:
                 return
@@ -499,12 +557,8 @@ class _Attempt:
             except Exception as error:
                 if not database.passing(error):
                     logger.exception("looking for the end of %s", self.task.id)
-                _pause(tries)
+                database.pause(tries)
                 tries += 1
 
 
 _UNWRITABLE = "it failed, and its error could not be stored; see the worker's log"
-
-
-def _pause(tries: int) -> None:
-    time.sleep(min(0.01 * 2 ** min(tries, 10), 2.0) * random.uniform(0.5, 1.5))

@@ -366,15 +366,8 @@ class _Watch:
             rows = database.task_model()._base_manager.using(database.alias())
             running = rows.filter(id__in=ids, status=Status.RUNNING)
             own = set(running.values_list("id", "worker_id", "claim_no"))
-        except Exception as error:
-            passing = database.passing(error)
-            logger.log(
-                logging.WARNING if passing else logging.ERROR,
-                "looking for revoked tasks failed, will look again: %s",
-                error,
-                exc_info=not passing,
-            )
-            database.discard(database.connection())
+        except Exception as error:  # noqa: BLE001  (reported)
+            database.report(logger, "looking for revoked tasks", error)
             return
         with self._changed:
             # Not of one that has closed meanwhile: its row may have been moved by its own end.

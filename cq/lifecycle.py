@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,7 +15,7 @@ from django.db import connections, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
-from cq import database, graph
+from cq import claimed, database, graph, payload, statements
 from cq.conf import settings
 from cq.database import tasks
 from cq.exceptions import Fenced
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
     from cq.models import Task
 
 BATCH = 500
+NO_STATUS = ""
+"""Beside the statuses that a row must have, so that PostgreSQL finds it by its id.
+
+A partial index with these alone as its condition may be empty as far as the statistics know, and be
+read whole for a few ids, where it has got a million rows since.
+"""
 NO_RUN = -1
 """As `parent_run`: of no run of the parent that counts."""
 
@@ -55,14 +63,15 @@ class Outcome:
 def insert(task: Task[Any]) -> None:
     """One INSERT, no SELECT, no lock, in the caller's transaction."""
     _born(task)
-    task.save(force_insert=True, using=database.alias())
+    statements.insert(task)
 
 
 def insert_many(new: Sequence[Task[Any]]) -> None:
     """Bulk INSERTs, in the caller's transaction."""
     for task in new:
         _born(task)
-    tasks().bulk_create(new, batch_size=BATCH)
+    for start in range(0, len(new), BATCH):
+        statements.insert_many(new[start : start + BATCH])
 
 
 def _born(task: Task[Any]) -> None:
@@ -126,7 +135,7 @@ def make_due(limit: int = 1000) -> set[str]:
         return set()
     ids = [found_id for found_id, _ in found]
     with transaction.atomic(using=database.alias()):
-        rows = tasks().filter(id__in=ids, status__in=waiting).order_by("id")
+        rows = tasks().filter(id__in=ids, status__in=(*waiting, NO_STATUS)).order_by("id")
         free = dict(database.lock(rows, skip=True).values_list("id", "queue"))
         moved = _move(tasks().filter(id__in=list(free)), waiting, Status.QUEUED)
     return set(free.values()) if moved else set()
@@ -153,57 +162,116 @@ def hurry(task: Task[Any]) -> bool:
 # From QUEUED.
 
 
-def claim(queue: str, names: Sequence[str], limit: int, worker: UUID) -> list[Task[Any]]:
-    """QUEUED to RUNNING, of the next `limit` tasks of `queue` with a function among `names`."""
+class Claim(list["Task[Any]"]):
+    """What one look has won, in its order."""
+
+    is_cut = False
+    """It held others locked for a moment, and left them: who looked meanwhile has passed over them."""
+
+
+def claim(
+    queue: str,
+    names: Sequence[str],
+    free: int,
+    worker: UUID,
+    *,
+    ahead: int = 0,
+    whole: bool = True,
+) -> Claim:
+    """QUEUED to RUNNING, of the next tasks of `queue` with a function among `names`.
+
+    `free` of them begin at once, and so are `started`. Up to `ahead` more wait for those; the
+    first of these that may not wait (see `_may_wait`) is left, with all behind it. Without
+    `whole`, what most runs never ask for is read when they do.
+    """
+    if not statements.batches():
+        won = _claim_by_orm(queue, names, free + ahead, free, worker)
+        claimed.mark_strays(won)
+        return won
+    rows, is_cut = statements.claim(
+        queue, names, free=free, ahead=ahead, worker=worker, columns=claimed.columns(whole=whole)
+    )
+    won = Claim(claimed.mark_strays(claimed.from_rows(rows, whole=whole)))
+    won.is_cut = is_cut
+    won.sort(key=attrgetter("ready_at", "id"))
+    won.sort(key=attrgetter("priority"), reverse=True)
+    return won
+
+
+def _claim_by_orm(queue: str, names: Sequence[str], limit: int, free: int, worker: UUID) -> Claim:
     queued = tasks().filter(status=Status.QUEUED, queue=queue, func_name__in=names)
     candidates = queued.order_by("-priority", "ready_at", "id")
-    features = connections[queued.db].features
-    if not features.has_select_for_update_skip_locked:
-        while ids := list(candidates.values_list("id", flat=True)[:limit]):
-            if won := _take(ids, worker):  # else others took them all, and there may be more
-                return won
-        return []
+    if not connections[queued.db].features.has_select_for_update_skip_locked:
+        columns = candidates.only("id", "atomic", "rerun_lost", "alone")
+        while found := _wanted(columns[:limit], free):
+            if won := _take(found, free, worker):
+                return Claim(won)  # else others took them all, and there may be more
+        return Claim()
     with transaction.atomic(using=queued.db):
-        locked = candidates.annotate(clock=Now(), stray=graph.is_stray()).select_for_update(
-            skip_locked=True, no_key=features.has_select_for_no_key_update
-        )
-        claimed: list[Any] = list(locked[:limit])
-        if claimed:
-            ids = [task.id for task in claimed]
-            _move_to_running(ids, worker, claimed[0].clock)
-    for task in claimed:
-        task.status, task.worker_id, task.started = Status.RUNNING, worker, task.clock
+        locked = claimed.fetch(candidates.select_for_update(skip_locked=True)[:limit])
+        won = Claim(_wanted(locked, free))
+        won.is_cut = len(won) < len(locked)
+        _move_to_running(won, free, worker, won[0].clock if won else None)
+    for place, task in enumerate(won):
+        task.status, task.worker_id = Status.RUNNING, worker
+        task.started = task.clock if place < free else None
         task.claim_no += 1
-        task.is_stray = task.stray
-    return claimed
+    return won
+
+
+def _wanted(candidates: Iterable[Any], free: int) -> list[Any]:
+    """Those that are claimed together: up to the first that would have to wait, and may not."""
+    found: list[Any] = []
+    for task in candidates:
+        if len(found) >= free and not _may_wait(task):
+            break
+        found.append(task)
+    return found
+
+
+def _may_wait(task: Task[Any]) -> bool:
+    """Whether it may be claimed before it can begin.
+
+    Not where its claim has to tell that it has begun: of what may not run twice, and of what may
+    have killed its worker.
+    """
+    return (task.atomic or task.rerun_lost) and not task.alone
 
 
 def claim_one(task_id: UUID, worker: UUID) -> Task[Any] | None:
     """QUEUED to RUNNING, of one task. None: another has it, or it is not claimable."""
-    return next(iter(_take([task_id], worker)), None)
+    won = claimed.mark_strays(_take(tasks().filter(id=task_id), 1, worker))
+    return next(iter(won), None)
 
 
-def _take(ids: Sequence[UUID], worker: UUID) -> list[Task[Any]]:
-    """Where rows can't be locked while others are skipped: one UPDATE, then see what it won."""
-    _move_to_running(ids, worker, Now())
+def _take(wanted: Iterable[Task[Any]], free: int, worker: UUID) -> list[Task[Any]]:
+    """Where rows can't be locked while others are skipped: UPDATE, then see what that won."""
+    wanted = list(wanted)
+    _move_to_running(wanted, free, worker, Now())
+    ids = [task.id for task in wanted]
     won = tasks().filter(id__in=ids, status=Status.RUNNING, worker_id=worker)
-    taken: list[Any] = list(
-        won.annotate(stray=graph.is_stray()).order_by("-priority", "ready_at", "id")
-    )
-    for task in taken:
-        task.is_stray = task.stray
-    return taken
+    return claimed.fetch(won.order_by("-priority", "ready_at", "id"))
 
 
-def _move_to_running(ids: Sequence[UUID], worker: UUID, started: Any) -> None:
-    _move(
-        tasks().filter(id__in=ids),
-        (Status.QUEUED,),
-        Status.RUNNING,
-        worker_id=worker,
-        claim_no=F("claim_no") + 1,
-        started=started,
-    )
+def _move_to_running(claimed: Sequence[Task[Any]], free: int, worker: UUID, started: Any) -> None:
+    for some, begun in ((claimed[:free], started), (claimed[free:], None)):
+        if some:
+            _move(
+                tasks().filter(id__in=[task.id for task in some]),
+                (Status.QUEUED,),
+                Status.RUNNING,
+                worker_id=worker,
+                claim_no=F("claim_no") + 1,
+                started=begun,
+            )
+
+
+def begin(task: Task[Any]) -> None:
+    """It begins now. Of one that waited for that its row says so with its end, or by `mark_begun`."""
+    task.begun_at = time.monotonic()
+    if task.started is None and task.clock is not None:
+        task.started = task.clock + timedelta(seconds=task.begun_at - task.claimed_at)
+        task.owes_start = True
 
 
 def refuse(task: Task[Any], error: str) -> Status | None:
@@ -232,11 +300,10 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
     Returns whether others than its parent are concerned (see `settling.settle`). A task that
     nobody is linked to is one UPDATE, which notices if somebody has linked to it meanwhile.
     """
-    changes = _changes(task, outcome)
-    plain = outcome.status == Status.SUCCESS and not (task.linked or outcome.concerns_others)
-    running = (Status.RUNNING,)
-    if plain and _move(mine(task).filter(linked=False), running, Status.SUCCESS, task, **changes):
+    if is_plain(task, outcome) and finish_many([(task, outcome)]):
         return False
+    changes = _changes(task, outcome)
+    running = (Status.RUNNING,)
     if outcome.status != Status.SUCCESS and not outcome.errorbacks:
         if not _move(mine(task), running, outcome.status, task, **changes):
             raise Fenced
@@ -266,22 +333,78 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
     return True
 
 
+def is_held(task: Task[Any]) -> bool:
+    """Whether somebody else holds the row of this run; if not, the caller's transaction does now.
+
+    Raises Fenced where the run is over.
+    """
+    if database.lock(mine(task), skip=True).values_list("id").first() is not None:
+        return False
+    if not mine(task).exists():
+        raise Fenced
+    return True
+
+
+def is_plain(task: Task[Any], outcome: Outcome) -> bool:
+    """Whether this end concerns nobody but its parent, as far as the run knows."""
+    return outcome.status == Status.SUCCESS and not (task.linked or outcome.concerns_others)
+
+
+def finish_many(ends: Sequence[tuple[Task[Any], Outcome]], *, waits: bool = True) -> set[UUID]:
+    """Plain ends of runs of one worker, in one go. Returns whose: of tasks that nobody is linked to.
+
+    The others are no longer that worker's, or have been linked to meanwhile; or, without `waits`,
+    somebody holds their rows. (On PostgreSQL it is the caller's `bound_waits()` that says so.)
+    """
+    in_one = statements.batches()
+    moved: set[UUID] = set()
+    together: list[statements.End] = []
+    held: set[UUID] = set()
+    if not (waits or in_one):
+        ids = {task.id for task, _ in ends}
+        free = database.lock(tasks().filter(id__in=ids), skip=True)
+        held = ids.difference(free.values_list("id", flat=True))
+    for task, outcome in ends:
+        if in_one and not (outcome.changes or _masked(task, Status.SUCCESS)):
+            together.append(_end(task, outcome))
+        elif task.id not in held:
+            row, changes = mine(task).filter(linked=False), _changes(task, outcome)
+            if _move(row, (Status.RUNNING,), Status.SUCCESS, task, **changes):
+                moved.add(task.id)
+    if together:
+        moved |= statements.finish_many(ends[0][0].worker_id, together)
+    return moved
+
+
+def _end(task: Task[Any], outcome: Outcome) -> statements.End:
+    return statements.End(
+        task.id,
+        task.claim_no,
+        task.started if task.owes_start else None,
+        json.dumps([*task.attempts, attempt(task, outcome.status, outcome.error)]),
+        payload.encode(outcome.result),
+        None if task.parent_id is not None else task.result_ttl,
+    )
+
+
 def move_tree(old: UUID, new: UUID, deeper: int) -> None:
     """What is under `old`, which was a top task, is under `new`: also what is being added meanwhile."""
-    under = tasks().filter(root_id=old)
+    under = tasks().filter(root_id=old, parent__isnull=False)
     while under.update(root_id=new, depth=F("depth") + deeper):
         pass
 
 
 def _changes(task: Task[Any], outcome: Outcome) -> dict[str, Any]:
     entries = [attempt(task, outcome.status, outcome.error)] if outcome.begun else []
-    changes = {
+    changes: dict[str, Any] = {
         "attempts": [*task.attempts, *entries],
         "result": outcome.result,
         "error": outcome.error,
         "traceback": outcome.traceback,
         **outcome.changes,
     }
+    if task.owes_start:
+        changes["started"] = task.started
     if outcome.returned is not None:
         changes["returned_id"] = outcome.returned.id
     if outcome.begun and outcome.status in (Status.RETRY, Status.FAILURE):
@@ -308,12 +431,37 @@ def attempt(task: Task[Any], outcome: Status, error: str) -> dict[str, Any]:
     }
 
 
-def give_back(claimed: Iterable[Task[Any]]) -> int:
-    """RUNNING to QUEUED, of what was claimed and not begun: nothing is counted against it."""
-    return sum(
-        _move(mine(task), (Status.RUNNING,), Status.QUEUED, worker_id=None, started=None)
-        for task in claimed
-    )
+def mark_begun(task: Task[Any]) -> None:
+    """Say on the row that it has begun, unless somebody holds it: its own run, or who adds to it.
+
+    Not on SQLite, where whoever wants to write waits for a run that has written: its end says it.
+    """
+    if database.connection().vendor == "sqlite":
+        return
+    with transaction.atomic(using=database.alias()):
+        if database.lock(mine(task), skip=True).values_list("id").first() is not None:
+            mine(task).update(started=task.started)
+            task.owes_start = False
+
+
+def confess(task: Task[Any]) -> None:
+    """Of a run that was revoked before its row could say that it had begun: that it had."""
+    changes = {
+        "started": task.started,
+        "attempts": [*task.attempts, attempt(task, Status.REVOKED, "revoked")],
+    }
+    row = tasks().filter(id=task.id, claim_no=task.claim_no, started=None)
+    row.filter(status=Status.REVOKED).update(**changes)
+    task.owes_start = False
+
+
+def give_back(unbegun: Sequence[Task[Any]]) -> int:
+    """RUNNING to QUEUED, of what one worker claimed and did not begin: nothing is counted against it."""
+    if not unbegun:
+        return 0
+    # No other claim of theirs can be meant: what this worker holds it has claimed once.
+    held = tasks().filter(id__in=[t.id for t in unbegun], worker_id=unbegun[0].worker_id)
+    return _move(held, (Status.RUNNING,), Status.QUEUED, worker_id=None, started=None)
 
 
 def give_back_unknown(worker: UUID, known: Collection[UUID]) -> int:
@@ -322,22 +470,43 @@ def give_back_unknown(worker: UUID, known: Collection[UUID]) -> int:
     return _move(unknown, (Status.RUNNING,), Status.QUEUED, worker_id=None, started=None)
 
 
-def rescue(task: Task[Any]) -> Status | None:
-    """Take a task back from a worker that died. None: it had ended, or another took it.
+def take_back(unbegun: QuerySet[Task[Any]], *, alone: bool) -> list[str]:
+    """RUNNING to QUEUED, of a dead worker's tasks that had not begun, a page of them. Returns their queues.
 
-    Atomic tasks, those not begun and those with `rerun_lost` run again; others are LOST. The
-    death that is one too many makes it a FAILURE.
+    That is no death of theirs. `alone`: nobody knows that they had not: claimed by itself, each
+    tells the next time. What somebody else holds is left.
+    """
+    with transaction.atomic(using=database.alias()):
+        page = unbegun.filter(status=Status.RUNNING, started=None).order_by("id")
+        ids = list(page.values_list("id", flat=True)[:BATCH])
+        free = dict(database.lock(page.filter(id__in=ids), skip=True).values_list("id", "queue"))
+        changes = {"alone": True} if alone else {}
+        _move(
+            tasks().filter(id__in=list(free)),
+            (Status.RUNNING,),
+            Status.QUEUED,
+            None,
+            worker_id=None,
+            **changes,
+        )
+    return list(free.values())
+
+
+def rescue(task: Task[Any]) -> Status | None:
+    """Take a task that had begun back from a worker that died. None: it had ended, or another took it.
+
+    Atomic tasks and those with `rerun_lost` run again; others are LOST. The death that is one too
+    many makes it a FAILURE.
     """
     deaths = task.rescues + 1
     if deaths >= settings().max_deaths:
         target, error = Status.FAILURE, f"its worker died {deaths} times while running it"
-    elif task.atomic or task.rerun_lost or task.started is None:
+    elif task.atomic or task.rerun_lost:
         target, error = Status.QUEUED, "its worker died"
     else:
         target, error = Status.LOST, "its worker died, and it may not simply run again"
     changes: dict[str, Any] = {"rescues": deaths, "worker_id": None}
-    if task.started is not None:
-        changes["attempts"] = [*task.attempts, attempt(task, target, error)]
+    changes["attempts"] = [*task.attempts, attempt(task, target, error)]
     if target == Status.QUEUED:
         changes["started"] = None
     else:
@@ -463,6 +632,8 @@ def _move(
 def _masked(task: Task[Any], target: Status) -> dict[str, Any]:
     """What changes when a row forgets its sensitive arguments, and those of calls that it keeps."""
     changes: dict[str, Any] = {}
+    if target == Status.SUCCESS and task.run is not None and not task.run.has_secrets:
+        return changes  # looked at when the run began
     args, kwargs = task.shown_arguments
     if args != task.args or kwargs != task.kwargs:
         changes = {"args": args, "kwargs": kwargs}

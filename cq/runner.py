@@ -1,4 +1,4 @@
-"""One process's hands: told to look, it claims as many tasks as it has free hands, and runs them.
+"""One process's hands: told to look, it claims tasks for those that are free, and runs them.
 
 The claimer thread does the bookkeeping on a connection of its own. Sync tasks run in the threads
 that call `work()`, async ones on a loop, each lane with its own thread and connection.
@@ -7,12 +7,16 @@ that call `work()`, async ones on a loop, each lane with its own thread and conn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import itertools
 import logging
+import os
 import queue as queues
-import random
+import select
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -20,25 +24,35 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from django.db import connections
 
 from cq import bell, database, execution, interrupts, lifecycle, registry
-from cq.conf import settings
+from cq.begun import Begun
+from cq.finishing import Finisher
+from cq.hands import Hands
 from cq.states import Status
 from cq.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    from cq.ear import Ear
     from cq.models import Task
 
 logger = logging.getLogger("cq.runner")
 
 FAULT_PAUSE = 1.0  # seconds, after the database refused a look
+TEND = 0.125  # seconds between two looks at what is claimed, while anything is
+SOON = 0.25  # seconds that a task may run before its row says that it has begun
 
 
 class Runner:
     """Claims tasks of `queues` for `worker`, and runs `threads` sync and `lanes` async ones at a time."""
 
     def __init__(
-        self, worker: UUID, queues_: Sequence[str] | None, threads: int, lanes: int
+        self,
+        worker: UUID,
+        queues_: Sequence[str] | None,
+        threads: int,
+        lanes: int,
+        begun: Begun | None = None,
     ) -> None:
-        """`queues_` None: those that it hears of."""
+        """`queues_` None: those that it hears of. In `begun` it notes what its hands have begun."""
         self.worker = worker
         self.queues = list(queues_ or ())
         self._learns = queues_ is None
@@ -47,39 +61,48 @@ class Runner:
         # Queues to look at for sync (False) or async (True) tasks. If a bell told so: how often it
         # had been passed on.
         self._wanted: _Wanted = {}
-        self._free_threads = threads
-        self._free_lanes = lanes
-        self._busy = 0
-        self._held: set[UUID] = set()
+        self._held: dict[UUID, Task[Any]] = {}
         self._unsure = False  # whether a claim got no answer, and may have won nevertheless
         self._looking = False
         self._stopping = False
         self._threads = threads
-        self._sync: queues.SimpleQueue[Task[Any] | None] = queues.SimpleQueue()
+        self._calls: queues.SimpleQueue[bool] = queues.SimpleQueue()  # to the threads; False: stop
+        self._begun = begun or Begun(threads + lanes)
+        self._slots = itertools.count()
+        self._lanes = _Lanes(self, lanes, first_slot=threads)
+        self._hands = {False: Hands(threads, self._call), True: Hands(lanes, self._lanes.call)}
+        self._finisher = Finisher(self.give_up, self._has_more_to_run)
+        self._alarm = _Alarm()
         self._claimer = threading.Thread(target=self._claim_forever, name="cq-claim", daemon=True)
-        self._async = _Lanes(self)
         self.when_free: Callable[[], object] = lambda: None
+        self.when_found: Callable[[], object] = lambda: None  # in the claimer's thread
+        self.ear: Ear | None = None
 
     # Told by others.
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to look when told; async tasks run on `loop`."""
         self._surroundings = Surroundings.now()
-        self._async.loop = loop
+        self._lanes.loop = loop
         execution.keep_track(loop)
         interrupts.start()
+        self._finisher.start()
         self._claimer.start()
 
-    def look(self, queue: str, *, passed: int = 0) -> None:
-        """A bell, passed on so often, says there may be work in `queue`. Returns at once; from any thread."""
+    def look(self, queue: str, *, passed: int | None = 0) -> None:
+        """A bell, passed on so often, says there may be work in `queue`. Returns at once; from any thread.
+
+        None: who has no hand free need not care for the bell, since all others have heard it.
+        """
+        told = None if passed is None else max(0, passed)
         with self._changed:
             if self._learns and queue not in self.queues and queue in registry.queues():
                 self.queues.append(queue)
             if queue in self.queues:
                 for lane in (False, True):
                     if registry.names(asynchronous=lane):  # no look could find another kind
-                        _want(self._wanted, (queue, lane), max(0, passed))
-                self._changed.notify_all()
+                        _want(self._wanted, (queue, lane), told)
+        self._alarm.ring()
 
     def look_everywhere(self) -> None:
         """There may be work in any queue."""
@@ -89,67 +112,71 @@ class Runner:
     @property
     def has_free_hands(self) -> bool:
         """Whether it could run something, of a kind that there is."""
-        return not self._stopping and any(free > 0 for free in self._free())
-
-    def _free(self) -> list[int]:
-        free = {False: self._free_threads, True: self._free_lanes}
-        return [count for lane, count in free.items() if registry.names(asynchronous=lane)]
+        if self._stopping:
+            return False
+        return any(
+            hands.free > 0 and registry.names(asynchronous=lane)
+            for lane, hands in self._hands.items()
+        )
 
     @property
     def is_idle(self) -> bool:
-        """Nothing runs, and the last look found nothing."""
+        """Nothing runs, all ends are written, and the last look found nothing."""
         with self._changed:
-            return not (self._busy or self._wanted or self._looking)
+            if self._wanted or self._looking:
+                return False
+        return all(hands.is_idle for hands in self._hands.values()) and self._finisher.is_idle
+
+    def _has_more_to_run(self) -> bool:
+        return any(hands.has_waiting for hands in self._hands.values())
 
     def stop(self) -> None:
         """Claim no more; what runs is finished. Safe in a signal handler."""
         self._stopping = True
         for _ in range(self._threads):
-            self._sync.put(None)
+            self._calls.put(False)
+        self._alarm.ring(always=True)
+
+    def give_up(self) -> None:
+        """An end can't be written: this process must go, so that its tasks are rescued."""
+        logger.critical("an end could not be written; this process gives up")
+        self.broken = True
+        self.stop()
 
     def join(self) -> None:
-        """After `stop()`: wait for what runs, and give back what was claimed and not begun."""
-        with self._changed:
-            self._changed.notify_all()
+        """After `stop()`: wait for what runs, until all ends are written."""
         if self._claimer.is_alive():
             self._claimer.join()
-        left = []
-        while not self._sync.empty():
-            task = self._sync.get()
-            if task is not None:
-                left.append(task)
-                self.done(task, lane=False)
-        try:
-            lifecycle.give_back(left)
-            if self._unsure:
-                lifecycle.give_back_unknown(self.worker, self._held)
-        except Exception as error:  # noqa: BLE001  (taken back from outside, once this process is gone)
-            logger.warning("what was claimed and not begun could not be given back: %s", error)
-            database.discard(database.connection())
+        while any(hands.is_busy for hands in self._hands.values()):
+            time.sleep(0.02)
+        self._finisher.stop()
         # For what was given back, and for bells that were heard too late to be followed.
         for queue in self.queues:
             bell.ring(queue)
-        with self._changed:
-            while self._busy:
-                self._changed.wait(0.1)
 
     # Hands.
 
+    def _call(self, count: int) -> None:
+        for _ in range(count):
+            self._calls.put(True)
+
     def work(self) -> None:
         """Run sync tasks in this thread, until stopped."""
-        while (task := self._sync.get()) is not None:
-            if self._stopping:
-                self._sync.put(task)  # claimed, not begun: join() gives it back
-                return
+        slot = next(self._slots)
+        while self._calls.get() and not self._stopping:
+            task = self._hands[False].take()
+            if task is None:  # it was given back
+                continue
+            began = time.monotonic()
+            self._begun.note(slot, task.id)
             try:
-                execution.execute(task)
+                execution.execute(task, "worker", self._finisher)
             except execution.WorkerBroken:
-                logger.critical("an end could not be written; this process gives up", exc_info=True)
-                self.broken = True
-                self.stop()
+                self.give_up()
             finally:
                 self._tidy()
-                self.done(task, lane=False)
+                self._begun.clear(slot)
+                self._done(task, lane=False, seconds=time.monotonic() - began)
 
     def _tidy(self) -> None:
         try:
@@ -164,70 +191,103 @@ class Runner:
         except Exception:
             logger.exception("putting the surroundings back after a task")
 
-    def done(self, task: Task[Any], *, lane: bool) -> None:
-        """A hand is free again: look at once, for there may be more for it."""
-        with self._changed:
-            self._held.discard(task.id)
-            if lane:
-                self._free_lanes += 1
-            else:
-                self._free_threads += 1
-            self._busy -= 1
-            if lane and not self._busy:
-                self._restore()  # not under another task that runs; none begins while this is locked
-            if not self._stopping:
+    async def run_in_lane(self, slot: int) -> None:
+        """Run the next async task, in a lane."""
+        task = self._hands[True].take()
+        if task is None:
+            return
+        began = time.monotonic()
+        self._begun.note(slot, task.id)
+        try:
+            # In a task of its own, so that context variables it sets end with it.
+            await asyncio.create_task(execution.aexecute(task, self._finisher))
+        except execution.WorkerBroken:
+            self.give_up()
+        except BaseException:
+            logger.exception("%s %s", task.func_name, task.id)
+        finally:
+            try:
+                await sync_to_async(database.tidy)()
+            except BaseException:  # a hand that is not given back is lost for ever
+                logger.exception("tidying up after a task")
+            finally:
+                self._begun.clear(slot)
+                self._done(task, lane=True, seconds=time.monotonic() - began)
+
+    def _done(self, task: Task[Any], *, lane: bool, seconds: float) -> None:
+        """A hand is free again: look, for there may be more for it."""
+        hands = self._hands[lane]
+        self._held.pop(task.id, None)
+        # Not under another task that runs.
+        restore = self._restore if lane and self._hands[False].is_idle else None
+        if hands.done(seconds, restore) and not self._stopping:
+            with self._changed:
                 for queue in self.queues:
                     _want(self._wanted, (queue, lane), None)
-            self._changed.notify_all()
-        self.when_free()
+            self._alarm.ring()
+        if hands.free > 0:
+            self.when_free()
 
     # The claimer.
 
     def _claim_forever(self) -> None:
         while True:
-            with self._changed:
-                while not (self._stopping or self._has_reason_to_look):
-                    self._changed.wait()
-                if self._stopping:
-                    break
-                wanted, self._wanted = self._wanted, {}
-                self._looking = True
+            wanted = self._next_wanted()
+            if self._stopping:
+                break
             try:
                 self._look_at(wanted)
-            except Exception as error:
-                logger.log(
-                    logging.WARNING if database.passing(error) else logging.ERROR,
-                    "looking for tasks failed, will look again: %s",
-                    error,
-                    exc_info=not database.passing(error),
-                )
+                self._tend()
+            except Exception as error:  # noqa: BLE001  (reported)
+                database.report(logger, "looking for tasks", error)
                 self._unsure = True
-                database.discard(database.connection())
-                threading.Event().wait(FAULT_PAUSE)
+                time.sleep(FAULT_PAUSE)
                 with self._changed:
                     for place, passed in wanted.items():
                         _want(self._wanted, place, passed)
             finally:
                 with self._changed:
                     self._looking = False
-                    self._changed.notify_all()
+        self._leave()
         connections.close_all()
+
+    def _next_wanted(self) -> _Wanted:
+        """Wait for a reason to look; none: only to tend what is held."""
+        until = time.monotonic() + TEND
+        while True:
+            with self._changed:
+                if self._has_reason_to_look:
+                    wanted, self._wanted = self._wanted, {}
+                    self._looking = True
+                    return wanted
+            if self._stopping or (self._held and time.monotonic() >= until):
+                return {}
+            self._sleep(TEND if self._held else None)
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Until somebody of this process has something to say, or somebody else does by NOTIFY."""
+        ear = None
+        if self.ear is not None:
+            asked = self.ear.listen()
+            seconds = asked if seconds is None else min(asked, seconds)
+            ear = self.ear.fileno()
+        self._alarm.sleep(seconds, ear)
 
     @property
     def _has_reason_to_look(self) -> bool:
-        # Without a free hand, only what a bell was rung for: others may have one.
-        told = any(passed is not None for passed in self._wanted.values())
-        return told or bool(self._wanted and self.has_free_hands)
+        # Without room, only what a bell was rung for: others may have some.
+        return any(
+            passed is not None or any(self._hands[lane].room())
+            for (_, lane), passed in self._wanted.items()
+        )
 
     def _look_at(self, wanted: _Wanted) -> None:
         if self._unsure:
-            with self._changed:
-                held = set(self._held)
-            lifecycle.give_back_unknown(self.worker, held)
+            lifecycle.give_back_unknown(self.worker, self._known())
             self._unsure = False
         for (queue, lane), passed in wanted.items():
-            claimed, is_full = self._claim(queue, lane=lane)
-            if passed is None or not is_full or not _is_queued(queue, lane=lane):
+            claimed = self._claim(queue, lane=lane)
+            if passed is None or self._hands[lane].free > 0 or not _is_queued(queue, lane=lane):
                 continue
             # My hands are full, and there is more: somebody else may have a free one.
             if claimed:
@@ -238,34 +298,81 @@ class Runner:
             # The queue that was asked first is asked last the next time.
             self.queues = self.queues[1:] + self.queues[:1]
 
-    def _claim(self, queue: str, *, lane: bool) -> tuple[int, bool]:
-        """Claim into free hands of one kind. Returns how many, and whether these hands are full now."""
-        free = self._free_lanes if lane else self._free_threads
-        if free <= 0:
-            return 0, True
-        claimed = lifecycle.claim(queue, registry.names(asynchronous=lane), free, self.worker)
-        with self._changed:
-            if lane:
-                self._free_lanes -= len(claimed)
-            else:
-                self._free_threads -= len(claimed)
-            self._busy += len(claimed)
-            self._held.update(task.id for task in claimed)
-        for task in claimed:
-            if lane:
-                self._async.put(task)
-            else:
-                self._sync.put(task)
-        return len(claimed), len(claimed) == free
+    def _known(self) -> Collection[UUID]:
+        """What it holds, or has just ended. In this order: an end is put before its hand is free."""
+        return set(self._held.copy()) | self._finisher.unwritten()
+
+    def _claim(self, queue: str, *, lane: bool) -> int:
+        """Claim for the hands of one kind. Returns how many."""
+        free, ahead = self._hands[lane].room()
+        if not free + ahead:
+            return 0
+        names = registry.names(asynchronous=lane)
+        # On a loop nothing may be loaded when it is asked for.
+        claimed = lifecycle.claim(queue, names, free, self.worker, ahead=ahead, whole=lane)
+        self._held |= {task.id: task for task in claimed}
+        if claimed:
+            self._hands[lane].put(claimed)
+            self.when_found()
+        if claimed.is_cut:
+            self._hands[lane].cut()
+            bell.ring(queue)
+        return len(claimed)
+
+    def _tend(self) -> None:
+        """Give back what stands behind a long task, and say of that one that it has begun."""
+        for hands in self._hands.values():
+            self._give_back(hands.stuck())
+        soon = time.monotonic() - SOON
+        for task in list(self._held.copy().values()):
+            if task.owes_start and task.begun_at is not None and task.begun_at < soon:
+                lifecycle.mark_begun(task)
+
+    def _give_back(self, tasks: Sequence[Task[Any]]) -> None:
+        for task in tasks:
+            self._held.pop(task.id, None)
+        if tasks:
+            self._unsure = True  # until it is done
+            lifecycle.give_back(tasks)
+            self._unsure = False
+            for queue in {task.queue for task in tasks}:
+                bell.ring(queue)
+
+    def _leave(self) -> None:
+        """Give back at once what was claimed and not begun, whatever still runs."""
+        try:
+            for hands in self._hands.values():
+                self._give_back(hands.withdraw())
+            if self._unsure:
+                lifecycle.give_back_unknown(self.worker, self._known())
+        except Exception as error:  # noqa: BLE001  (taken back from outside, once this process is gone)
+            logger.warning("what was claimed and not begun could not be given back: %s", error)
+            database.discard(database.connection())
 
 
-async def poll(runner: Runner, look_everywhere: Callable[[], object]) -> None:
-    """Look now and then without having heard a bell, until cancelled."""
-    while True:
-        interval = settings().poll_interval.total_seconds()
-        await asyncio.sleep(interval * random.uniform(0.9, 1.1))
-        if runner.has_free_hands:
-            look_everywhere()
+class _Alarm:
+    """Wakes the claimer. A pipe, since it may be rung in a signal handler, and waited for beside a socket."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._is_rung = False
+
+    def ring(self, *, always: bool = False) -> None:
+        """`always`: even where it may have been rung already, by whoever a signal interrupted."""
+        if always or not self._is_rung:
+            self._is_rung = True
+            with contextlib.suppress(BlockingIOError):  # full: it will wake
+                os.write(self._writing, b".")
+
+    def sleep(self, seconds: float | None, also: int | None = None) -> None:
+        """Until it is rung, or has been since the last time, or this file is readable."""
+        files = [self._reading] if also is None else [self._reading, also]
+        readable, _, _ = select.select(files, [], [], seconds)
+        if self._reading in readable:
+            os.read(self._reading, 4096)
+            self._is_rung = False
 
 
 _Wanted = dict[tuple[str, bool], int | None]
@@ -286,57 +393,37 @@ def _is_queued(queue: str, *, lane: bool) -> bool:
 class _Lanes:
     """Async tasks side by side on one loop. Each lane keeps a thread and a connection for its tasks."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, number: int, first_slot: int) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._runner = runner
-        self._tasks: asyncio.Queue[Task[Any]] = asyncio.Queue()
+        self._number = number
+        self._first_slot = first_slot
+        self._calls: asyncio.Queue[None] = asyncio.Queue()
         self._idle = 0
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes: list[asyncio.Task[None]] = []
 
-    def put(self, task: Task[Any]) -> None:
-        """From the claimer's thread."""
+    def call(self, count: int) -> None:
+        """There are so many more tasks for lanes. From the claimer's thread."""
         assert self.loop is not None
-        self.loop.call_soon_threadsafe(self._put, task)
+        self.loop.call_soon_threadsafe(self._call, count)
 
-    def _put(self, task: Task[Any]) -> None:
-        self._tasks.put_nowait(task)
-        if self._tasks.qsize() > self._idle:
+    def _call(self, count: int) -> None:
+        for _ in range(count):
+            self._calls.put_nowait(None)
+        missing = min(self._calls.qsize() - self._idle, self._number - len(self._lanes))
+        for _ in range(missing):
             # A context of its own: what one lane's tasks set must not be seen by another's.
-            lane = asyncio.get_running_loop().create_task(
-                self._run(), context=contextvars.copy_context()
-            )
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+            run = self._run(self._first_slot + len(self._lanes))
+            context = contextvars.copy_context()
+            self._lanes.append(asyncio.get_running_loop().create_task(run, context=context))
 
-    async def _run(self) -> None:
+    async def _run(self, slot: int) -> None:
         async with ThreadSensitiveContext() as lane:
             SyncToAsync.context_to_thread_executor[lane] = interrupts.Hand()
             while True:
                 self._idle += 1
                 try:
-                    task = await self._tasks.get()
+                    await self._calls.get()
                 finally:
                     self._idle -= 1
-                await self._run_one(task)
-
-    async def _run_one(self, task: Task[Any]) -> None:
-        try:
-            # In a task of its own, so that context variables it sets end with it.
-            await asyncio.create_task(execution.aexecute(task))
-        except execution.WorkerBroken:
-            logger.critical("an end could not be written; this process gives up", exc_info=True)
-            self._runner.broken = True
-            self._runner.stop()
-        except BaseException:
-            logger.exception("%s %s", task.func_name, task.id)
-        finally:
-            try:
-                await _tidy()
-            except BaseException:  # a hand that is not given back is lost for ever
-                logger.exception("tidying up after a task")
-            finally:
-                self._runner.done(task, lane=True)
-
-
-async def _tidy() -> None:
-    await sync_to_async(database.tidy)()
+                await self._runner.run_in_lane(slot)

@@ -6,8 +6,9 @@ whoever ended a task died before saying so.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -24,6 +25,13 @@ from cq.submission import Place
 
 if TYPE_CHECKING:
     from cq.models import Task
+
+logger = logging.getLogger("cq.settling")
+
+TRIES = 6
+
+LOOK = 200  # tasks of each queue
+STRAYS = 5000  # revoked at a time: whoever sweeps has a heartbeat to renew
 
 
 # Ends, with what has to be in their transaction.
@@ -129,10 +137,30 @@ def _settle_waiting(waiter: Task[Any]) -> list[UUID]:
     return _fail_fast(waiter) if waiter.fail_fast else []
 
 
+def completable(ids: Collection[UUID]) -> list[UUID]:
+    """Those of these parents that may be complete: most subtasks that end are not the last."""
+    return list(graph.completable().filter(id__in=ids).values_list("id", flat=True))
+
+
 def complete_above(parent_id: UUID) -> None:
-    """After a subtask that concerns nobody but its parent: most of them are not the last."""
+    """After a subtask that concerns nobody but its parent."""
     if graph.may_complete(parent_id):
         settle(parent_id)
+
+
+def try_to(step: Callable[[UUID], object], task_id: UUID) -> None:
+    """`step(task_id)`, a few times while the database is to blame; what fails is left to the sweep."""
+    for tries in range(TRIES):
+        try:
+            step(task_id)
+        except Exception as error:
+            if not database.passing(error) or tries == TRIES - 1:
+                logger.exception("%s of %s failed; the sweep will do it", step, task_id)
+                return
+            database.discard(database.connection()) if database.depth() == 0 else None
+            database.pause(tries)
+        else:
+            return
 
 
 def release_successors(task: Task[Any]) -> list[UUID]:
@@ -192,11 +220,28 @@ def revoke(task_id: UUID) -> bool:
 
 
 def revoke_strays() -> int:
-    """What is under a REVOKED task, or was made by a run that is over and counts no more."""
+    """What is under a REVOKED task, or was made by a run that is over and counts no more.
+
+    Looked for among all that is under way, and what comes next; and so many at a time: what stands
+    further behind is found by a later sweep, or at its claim.
+    """
     revoked = _revoke_behind(graph.strays_behind())
-    revoked += revoking.revoke_trees(graph.strays())
+    parents = list(dict.fromkeys(_parents_of_strays()))
+    for start in range(0, len(parents), revoking.PARENTS):
+        strays = graph.strays().filter(parent_id__in=parents[start : start + revoking.PARENTS])
+        left = max(0, STRAYS - len(revoked))
+        ids = list(strays.order_by().values_list("id", flat=True)[:left])
+        revoked += revoking.revoke_trees(tasks().filter(id__in=ids))
     settle_all(_concerned(revoked))
     return len(revoked)
+
+
+def _parents_of_strays() -> Iterator[UUID]:
+    under_way = (Status.RUNNING, Status.WAITING, Status.PENDING)
+    yield from graph.strays().filter(status__in=under_way).values_list("parent_id", flat=True)
+    for rows in (*graph.heads(LOOK), graph.next_due(LOOK)):
+        ids = list(rows.values_list("id", flat=True))
+        yield from graph.strays().filter(id__in=ids).values_list("parent_id", flat=True)
 
 
 def abandon(ids: Sequence[UUID]) -> list[UUID]:

@@ -1,4 +1,7 @@
-"""What a task may have changed of its process, and the next one must find as it was."""
+"""What a task may have changed of its process, and the next one must find as it was.
+
+What it changed of its context (the active language and time zone, too) ends with that.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,11 @@ import locale
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
-
-from django.utils import timezone, translation
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The directory, locale and time zone of this process, to be put back."""
+    """The directory, locale and TZ of this process, to be put back."""
 
     directory: str
     locale: str
@@ -21,12 +21,10 @@ class Surroundings:
 
     @classmethod
     def now(cls) -> Surroundings:
-        return cls(str(Path.cwd()), locale.setlocale(locale.LC_ALL), os.environ.get("TZ"))
+        return cls(_directory() or "/", locale.setlocale(locale.LC_ALL), os.environ.get("TZ"))
 
     def restore(self) -> None:
         """Put back what differs."""
-        translation.deactivate()
-        timezone.deactivate()
         if _directory() != self.directory:
             os.chdir(self.directory)
         if locale.setlocale(locale.LC_ALL) != self.locale:
@@ -42,6 +40,6 @@ class Surroundings:
 
 def _directory() -> str | None:
     try:
-        return str(Path.cwd())
+        return os.getcwd()  # noqa: PTH109  (after every task)
     except OSError:  # it was removed under the process
         return None

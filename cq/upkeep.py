@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from django.db.models.functions import Now
@@ -44,10 +44,13 @@ class Upkeep:
         self._register(worker, pid)
         self._pids[worker] = pid
 
-    def remove(self, worker: UUID) -> None:
-        """A process has ended, in whatever way: what it still held is taken back at once."""
+    def remove(self, worker: UUID, begun: Collection[UUID]) -> None:
+        """A process has ended, in whatever way: what it still held is taken back at once.
+
+        `begun`: the tasks that it was running; the others that it held had not begun.
+        """
         self._pids.pop(worker, None)
-        maintenance.rescue_from([worker])
+        maintenance.rescue_from(worker, begun)
         maintenance.workers().filter(id=worker).delete()
 
     def step(self) -> float:
@@ -57,16 +60,8 @@ class Upkeep:
                 continue
             try:
                 pause = action()
-            except Exception as error:
-                passing = database.passing(error)
-                logger.log(
-                    logging.WARNING if passing else logging.ERROR,
-                    "%s failed, will try again: %s",
-                    action.__name__.strip("_"),
-                    error,
-                    exc_info=not passing,
-                )
-                database.discard(database.connection())
+            except Exception as error:  # noqa: BLE001  (reported)
+                database.report(logger, action.__name__.strip("_"), error)
                 pause = FAULT_PAUSE
             self._at[action] = time.monotonic() + pause
         return max(0.0, min(self._at.values()) - time.monotonic())

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from channels.layers import BaseChannelLayer
 from django.db import connections
 
 from cq import bell, hosting, interrupts, logs, registry
+from cq.begun import Begun
 from cq.database import tasks
+from cq.ear import Ear
 from cq.runner import Runner
 from cq.states import Status
 from cq.worker.listening import Listener
@@ -26,6 +29,12 @@ logger = logging.getLogger("cq.worker")
 
 DEAF_PAUSE = 1.0  # seconds until listening that ended begins again
 HELD_BACK = (signal.SIGTERM, signal.SIGINT)  # while a process is forked
+SWITCH = 0.001
+"""Seconds that a thread computes while another waits for its turn.
+
+With Python's 5 ms, who claims and who writes ends would wait for theirs at each answer of the
+database, and the hands then for them.
+"""
 PULSE = 1.0  # seconds between two signs of life to the supervisor
 
 
@@ -39,12 +48,19 @@ class Plan:
     async_concurrency: int
     burst: bool
 
+    @property
+    def hands(self) -> int:
+        """How many tasks a process runs at a time."""
+        return self.threads + self.async_concurrency
 
-def main(worker: UUID, plan: Plan, sign_of_life: int) -> int:
+
+def main(worker: UUID, plan: Plan, sign_of_life: int, begun: Begun) -> int:
     """Run tasks until told to stop. Returns the exit code."""
     random.seed()
+    sys.setswitchinterval(SWITCH)
     hosting.prepare_process()
-    runner = Runner(worker, plan.queues, plan.threads, plan.async_concurrency)
+    runner = Runner(worker, plan.queues, plan.threads, plan.async_concurrency, begun)
+    runner.ear = _ear(worker)
     hosting.give(runner)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears Ctrl-C, and tells us
     signal.signal(signal.SIGTERM, _stopper(runner))
@@ -153,6 +169,14 @@ def _layer() -> BaseChannelLayer | None:
         return bell.layer()
     except Exception:
         logger.exception("no channel layer: polling alone")
+        return None
+
+
+def _ear(worker: UUID) -> Ear | None:
+    """Where the bell is PostgreSQL's NOTIFY."""
+    try:
+        return Ear(worker) if bell.carrier() is bell.Carrier.NOTIFY else None
+    except Exception:  # noqa: BLE001  (a layer that can't be made: `_layer()` says so)
         return None
 
 

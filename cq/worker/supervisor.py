@@ -5,6 +5,7 @@ It has one thread, so that it may fork again when a process has died.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -20,6 +21,7 @@ import uuid_utils.compat as uuid
 from django.db import connections
 
 from cq import bell, database, hosting, maintenance
+from cq.begun import Begun
 from cq.conf import settings
 from cq.upkeep import Upkeep
 from cq.worker import process
@@ -35,6 +37,7 @@ class _Child:
     worker: UUID
     pid: int
     pipe: int
+    begun: Begun
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
     ready: bool = False
@@ -56,6 +59,8 @@ class Supervisor:
     def run(self) -> None:
         """Returns after a stop, or a burst."""
         hosting.prepare_process()
+        gc.collect()
+        gc.freeze()  # what is there for good is neither looked through nor, after a fork, copied
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         self._upkeep = Upkeep(self._plan.queues)
@@ -127,6 +132,7 @@ class Supervisor:
         bell.stop()
         connections.close_all()  # nothing that a process and its parent must not share
         reading, writing = os.pipe()
+        begun = Begun(self._plan.hands)
         sys.stdout.flush()
         sys.stderr.flush()
         # A signal that came before the process has its own handlers, or is known here, would be lost.
@@ -137,14 +143,14 @@ class Supervisor:
                 os.close(reading)
                 for child in self._children.values():
                     os.close(child.pipe)
-                _be_child(worker, self._plan, writing)
+                _be_child(worker, self._plan, writing, begun)
             os.set_blocking(reading, False)
-            self._children[pid] = _Child(worker, pid, reading)
+            self._children[pid] = _Child(worker, pid, reading, begun)
             if self._stopping:
                 _kill(pid, signal.SIGTERM)
         except OSError:  # no memory, or too many processes: nobody is to renew its lease
             os.close(reading)
-            self._upkeep.remove(worker)
+            self._upkeep.remove(worker, set())
             raise
         finally:
             os.close(writing)
@@ -186,10 +192,11 @@ class Supervisor:
             if time.monotonic() - child.started < TOO_SHORT and code:
                 self._start_from = time.monotonic() + TOO_SHORT
             try:
-                self._upkeep.remove(child.worker)
+                self._upkeep.remove(child.worker, child.begun.read())
             except Exception as error:  # noqa: BLE001  (the lease does it later)
                 logger.warning("what process %d held waits for its lease to end: %s", pid, error)
                 database.discard(database.connection())
+            child.begun.close()
 
     def _replace_silent(self) -> None:
         """A process that gave no sign of life for a lease, and used no CPU, hangs or is stopped."""
@@ -211,10 +218,10 @@ class Supervisor:
                 _kill(child.pid, signal.SIGKILL)
 
 
-def _be_child(worker: UUID, plan: Plan, writing: int) -> NoReturn:
+def _be_child(worker: UUID, plan: Plan, writing: int, begun: Begun) -> NoReturn:
     code = 1
     try:
-        code = process.main(worker, plan, writing)
+        code = process.main(worker, plan, writing, begun)
     except BaseException:
         logger.exception("this process could not go on")
     finally:
