@@ -184,7 +184,6 @@ SPOILT = {
         "main",
     ),
     "interrupted_once": (test_what_swallows_it_is_hit_again_and_has_failed_all_the_same, "loop"),
-    "windows_stay_open": (test_what_takes_too_long_fails_without_effects_and_is_retried, "thread"),
     "interrupts_nobody": (test_what_is_revoked_is_stopped_and_the_next_one_runs, "thread"),
 }
 
@@ -197,6 +196,13 @@ def test_unprotected(worker, eventually, mutant):
     given = {"eventually": eventually} if mutant == "interrupts_nobody" else {}
     with pytest.raises((AssertionError, TimeoutError)):
         test(spoilt, place=place, **given)
+
+
+@pytest.mark.once
+def test_unprotected_ends(worker, seed):
+    spoilt = partial(worker, env={"CQ_TEST_MUTANT": "windows_stay_open"})
+    with pytest.raises(AssertionError):
+        test_who_ends_just_in_time_is_never_hit_afterwards(spoilt, seed, "3")
 
 
 @pytest.mark.once

@@ -77,7 +77,7 @@ def effects_apart(patch):
     """Effects are committed first, the end after them."""
     from cq import execution
 
-    patch(execution._Attempt, "_wrote", lambda self: False)
+    patch(execution._Attempt, "_touched", lambda self: False)
 
 
 @mutant
@@ -225,8 +225,8 @@ def result_apart(patch):
         task.to_be_written = outcome.result
         return {**changes(task, outcome), "result": None}
 
-    def settle_first(task, step):
-        settle(task, step)
+    def settle_first(task, *args):
+        settle(task, *args)
         time.sleep(0.05)
         lifecycle.tasks().filter(id=task.id).update(result=task.to_be_written)
 
@@ -242,7 +242,7 @@ def complete_unlocked(patch):
     """A parent is looked at and then written, without its lock."""
     from cq import database
 
-    patch(database, "lock", lambda rows: rows)
+    patch(database, "lock", lambda rows, **options: rows)
 
 
 @mutant
@@ -260,7 +260,7 @@ def settle_inside(patch):
         return concerns_others
 
     patch(lifecycle, "finish", finish_and_settle)
-    patch(execution, "_settle", lambda task, step: None)
+    patch(execution, "_settle", lambda task, *args: None)
 
 
 @mutant
@@ -356,11 +356,11 @@ def answered_after_commit(patch):
 
     answer, settle = settling._answer, execution._settle
 
-    def answer_and_settle(task, step):
+    def answer_and_settle(task, *args):
         time.sleep(0.01)
         if lifecycle.tasks().filter(id=task.id, status__in=ANSWERED).exists():
             answer(task.id)
-        settle(task, step)
+        settle(task, *args)
 
     patch(settling, "finish", lifecycle.finish)
     patch(execution, "_settle", answer_and_settle)
@@ -431,6 +431,62 @@ def not_forced(patch):
     patch(settling, "release_successors", release_successors)
 
 
+# Claimed ahead.
+
+
+@mutant
+def begun_untold(patch):
+    """A process tells its supervisor nothing of what it has begun."""
+    from cq.begun import Begun
+
+    patch(Begun, "note", lambda self, slot, task_id: None)
+
+
+@mutant
+def all_begun(patch):
+    """All that a dead worker held is charged with its death."""
+    from cq import lifecycle, maintenance
+
+    def rescue_from(dead, begun):
+        held = lifecycle.tasks().filter(status="RUNNING", worker_id=dead)
+        return maintenance._each(held, maintenance._rescue)
+
+    def take_back(unbegun, alone):
+        maintenance._each(unbegun, maintenance._rescue)
+        return []
+
+    patch(maintenance, "rescue_from", rescue_from)
+    patch(lifecycle, "take_back", take_back)
+
+
+@mutant
+def never_alone(patch):
+    """What may have killed its worker is claimed with others, again and again."""
+    from cq import lifecycle
+
+    take_back = lifecycle.take_back
+    patch(lifecycle, "take_back", lambda unbegun, alone: take_back(unbegun, alone=False))
+
+
+@mutant
+def stuck_is_kept(patch):
+    """What stands behind a long task waits for its end."""
+    from cq.hands import Hands
+
+    patch(Hands, "stuck", lambda self: [])
+
+
+@mutant
+def all_may_wait(patch):
+    """What may not run twice is claimed ahead as well."""
+    from cq import lifecycle, statements
+
+    patch(lifecycle, "_may_wait", lambda task: True)
+    claims = statements.claims._CLAIM
+    careless = {name: claims[name].replace("AND NOT may_wait", "AND FALSE") for name in claims}
+    patch(statements.claims, "_CLAIM", careless)
+
+
 # Leases.
 
 
@@ -446,7 +502,7 @@ def no_rescue_of_children(patch):
     """A supervisor says nothing of a process of its own that died."""
     from cq.upkeep import Upkeep
 
-    patch(Upkeep, "remove", lambda self, worker: self._pids.pop(worker, None))
+    patch(Upkeep, "remove", lambda self, worker, begun: self._pids.pop(worker, None))
 
 
 @mutant
@@ -519,6 +575,36 @@ def no_send(patch):
 
 
 @mutant
+def no_notify(patch):
+    """Nothing is said to all; what one says to oneself arrives."""
+    from cq import notify
+
+    say = notify.Speaker.say
+
+    def silent(self, channel, text):
+        if channel != notify.CHANNEL:
+            say(self, channel, text)
+
+    patch(notify.Speaker, "say", silent)
+
+
+@mutant
+def believes_listen(patch):
+    """What takes LISTEN is believed to notify."""
+    from cq.ear import Ear
+
+    patch(Ear, "_judge", lambda self: self._hear(hears=True) or 60.0)
+
+
+@mutant
+def kept_in_tests(patch):
+    """The connection that NOTIFY is said on is kept while a project's tests run, too."""
+    from cq import notify
+
+    patch(notify, "_kept", lambda: notify.KEPT)
+
+
+@mutant
 def send_in_caller(patch):
     """The caller sends, waits, and gets what the layer raises."""
     from asgiref.sync import async_to_sync
@@ -541,28 +627,21 @@ def send_in_caller(patch):
 @mutant
 def no_poll(patch):
     """The bell alone says that there is work."""
-    from cq.worker.listening import Listener
+    from cq.polling import Poll
 
     async def never(self):
         await asyncio.sleep(3600)
 
-    patch(Listener, "_poll", never)
+    patch(Poll, "run", never)
 
 
 @mutant
 def no_look_after(patch):
     """A hand that is free again waits to be told."""
-    from cq.runner import Runner
+    from cq.hands import Hands
 
-    done = Runner.done
-
-    def silent(self, task, *, lane):
-        with self._changed:
-            stopping, self._stopping = self._stopping, True
-            done(self, task, lane=lane)
-            self._stopping = stopping
-
-    patch(Runner, "done", silent)
+    done = Hands.done
+    patch(Hands, "done", lambda self, *args: done(self, *args) and False)
 
 
 @mutant
@@ -586,7 +665,7 @@ def one_channel(patch):
 def no_flush_at_exit(patch):
     from cq import bell
 
-    atexit.unregister(bell.flush)
+    atexit.unregister(bell._at_exit)
 
 
 @mutant
@@ -598,6 +677,14 @@ def names_by_thread_pool(patch):
 
 
 # What is rare.
+
+
+@mutant
+def fault_listens_in_vain(patch):
+    """LISTEN is taken, and nothing arrives: a PgBouncer in transaction mode."""
+    from cq.ear import Ear
+
+    patch(Ear, "_execute", lambda self, sql: None)
 
 
 @mutant
@@ -626,11 +713,11 @@ def fault_dies_before_settle(patch):
     settle = execution._settle
     chance = SimpleNamespace(random=None)
 
-    def dying(task, step):
+    def dying(task, *args):
         chance.random = chance.random or _random()
         if chance.random.random() < 0.3:
             os.kill(os.getpid(), signal.SIGKILL)
-        settle(task, step)
+        settle(task, *args)
 
     patch(execution, "_settle", dying)
 
@@ -642,8 +729,8 @@ def fault_stopped_between_claim_and_run(patch):
 
     claim = lifecycle.claim
 
-    def claim_and_stop(*args):
-        claimed = claim(*args)
+    def claim_and_stop(*args, **given):
+        claimed = claim(*args, **given)
         if claimed:
             os.kill(os.getppid(), signal.SIGTERM)
             time.sleep(1)
@@ -681,35 +768,41 @@ def fault_sweeps_before_heartbeat(patch):
 
 def _commits(patch, chance, *, claims):
     """COMMITs whose session is killed before, or whose answer is lost after, they were done."""
-    from cq import lifecycle
+    from cq import database, lifecycle, statements
 
-    commit = BaseDatabaseWrapper._commit
     local = threading.local()
     state = SimpleNamespace(random=None)
 
-    def claim(*args, claim=lifecycle.claim):
+    def claim(*args, claim=lifecycle.claim, **given):
         local.claiming = True
         try:
-            return claim(*args)
+            return claim(*args, **given)
         finally:
             local.claiming = False
 
-    def breaking(self):
+    def breaking(step, link):
         state.random = state.random or _random()
         drawn = state.random.random()
         hit = getattr(local, "claiming", False) is claims and drawn < chance
         if hit and drawn < chance / 2:
-            _cut(self)
-        commit(self)
-        if not hit:
-            return
-        _cut(self)
-        print("<an answer is lost>", flush=True)
-        with self.wrap_database_errors:
-            self.connection.execute("SELECT 1")
+            _cut(link)
+        result = step()
+        if hit:
+            _cut(link)
+            print("<an answer is lost>", flush=True)
+            with link.wrap_database_errors:
+                link.connection.execute("SELECT 1")
+        return result
+
+    def commits(self, commit=BaseDatabaseWrapper._commit):
+        breaking(lambda: commit(self), self)
+
+    def claims_at_once(*args, claim=statements.claim, **given):  # which commits by itself
+        return breaking(lambda: claim(*args, **given), database.connection())
 
     patch(lifecycle, "claim", claim)
-    patch(BaseDatabaseWrapper, "_commit", breaking)
+    patch(statements, "claim", claims_at_once)
+    patch(BaseDatabaseWrapper, "_commit", commits)
 
 
 def _cut(link):
@@ -738,9 +831,9 @@ def fault_lingers(patch):
         time.sleep(0.02)
         return finish(task, outcome)
 
-    def lingering_settle(task, step):
+    def lingering_settle(task, *args):
         time.sleep(0.02)
-        settle(task, step)
+        settle(task, *args)
 
     patch(settling, "finish", lingering_finish)
     patch(execution, "_settle", lingering_settle)

@@ -50,12 +50,12 @@ def effect_kept(cqt, name, error=None):
 @task
 def breaks_its_worker(cqt):
     """Its end can't be written at all."""
-    from cq import logs
+    from cq import lifecycle, logs
 
-    def fails(run):
+    def fails(run_or_ends, **given):
         raise ValueError("no end")
 
-    logs.at_end = fails
+    logs.at_end = lifecycle.finish_many = fails
 
 
 @task(atomic=False)

@@ -75,7 +75,7 @@ def claims_lost(lab):
     """The answer to a claim's COMMIT is lost: what was claimed runs nevertheless."""
     worker = lab.worker("--processes", "2", faults="fault_claims")
     for number in range(sized(8, 200)):
-        lab.delay(tasks.effect, number)
+        lab.delay(tasks.effect, number, before=0.12)  # each its own claim
     lab.until_done(30)
     return lab.verdict(lost_answers="<an answer is lost>" in worker.output)
 

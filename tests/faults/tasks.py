@@ -57,6 +57,19 @@ def deadly(cqt, name, number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@task("faults.quick")
+def quick(cqt, name, number):
+    """So short that many are claimed at once."""
+    leave(name, number)
+
+
+@task("faults.deadly_to_all")
+def deadly_to_all(cqt, name, number):
+    """Kills its worker whole."""
+    say("dying", number)
+    os.killpg(0, signal.SIGKILL)
+
+
 @task("faults.meet", atomic=False)
 def meet(cqt, name, number, count, patience):
     """Succeeds if `count` of these run at one time."""

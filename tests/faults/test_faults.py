@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import bells, durability, races, sessions, transports, workflows  # noqa: F401
+from tests.faults import (  # noqa: F401
+    ahead,
+    bells,
+    durability,
+    races,
+    sessions,
+    transports,
+    workflows,
+)
 from tests.faults.lab import SCENARIOS, Scenario
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from django.db import OperationalError, connections, transaction
 
-from cq import bell, execution, group, lifecycle, maintenance, scheduling, settling, task
+from cq import bell, database, execution, group, lifecycle, maintenance, scheduling, settling, task
 from cq.models import Task
 from tests.unit.flow import fan, job, note
 from tests.unit.running import claim, renewed, run_all, statuses
@@ -147,7 +147,7 @@ def test_a_task_revokes_itself_however_long_the_database_is_away(monkeypatch):
         return real(task_id)
 
     monkeypatch.setattr(settling, "revoke", away)
-    monkeypatch.setattr(execution, "_pause", lambda tries: None)
+    monkeypatch.setattr(database, "pause", lambda tries: None)
     execution.execute(claim()[0])
     assert ["REVOKED"] == statuses(made)
 
