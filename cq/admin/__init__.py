@@ -1,0 +1,5 @@
+"""Django's admin: tasks and workers to look at, repeating tasks to make and change."""
+
+from cq.admin import tasks
+
+__all__ = ("tasks",)
