@@ -1,11 +1,12 @@
 """Durable tasks and workflows for Django, on the Channels machinery that a project already runs."""
 
-from cq.api import AsyncTaskFunction, TaskFunction, Workflow, chain, group, task
+from cq.api import AsyncTaskFunction, TaskFunction, Workflow, chain, group, repeat, task
 from cq.exceptions import (
     CQError,
     DuplicateTask,
     InvalidCall,
     InvalidOption,
+    InvalidSchedule,
     NotRetryable,
     NotSerializable,
     ParentFinished,
@@ -17,6 +18,7 @@ from cq.exceptions import (
     UnknownTask,
 )
 from cq.signature import Signature
+from cq.tasks import call_command
 
 __all__ = (
     "AsyncTaskFunction",
@@ -24,6 +26,7 @@ __all__ = (
     "DuplicateTask",
     "InvalidCall",
     "InvalidOption",
+    "InvalidSchedule",
     "NotRetryable",
     "NotSerializable",
     "ParentFinished",
@@ -36,7 +39,9 @@ __all__ = (
     "UnknownQueue",
     "UnknownTask",
     "Workflow",
+    "call_command",
     "chain",
     "group",
+    "repeat",
     "task",
 )

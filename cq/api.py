@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,7 +21,7 @@ from typing import (
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 
-from cq import context, inline, registry, serial, submission
+from cq import context, declared, inline, registry, serial, submission
 from cq.conf import settings
 from cq.exceptions import InvalidOption
 from cq.options import (
@@ -196,6 +197,24 @@ def chain(*members: Signature[Any] | Container[Any]) -> Workflow[Any]:
     return Workflow("chain", members)
 
 
+def repeat(
+    when: str | timedelta,
+    f: TaskFunction[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> None:
+    """Declare a schedule of `f`, as `@task(repeat=…)` does, with arguments and any field of RepeatingTask.
+
+    `when` is a crontab, or a timedelta of whole seconds. Its name, unless given, is the function's
+    with the arguments; under that name it is found again when `when` changes. `manage.py migrate`
+    and `cq_schedule sync` put it into the table.
+
+    Raises InvalidSchedule, and InvalidCall where the arguments do not fit.
+    """
+    declared.declare(f.definition, when, args, kwargs, fields)
+
+
 def _serially() -> bool:
     run = context.current()
     return settings().serial and (run is None or run.how != "inline")
@@ -218,6 +237,9 @@ class _Decorator:
     def __call__(self, function: Sync[P, R]) -> TaskFunction[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> TaskFunction[..., Any]:
         definition = registry.register(function, self._options)
+        if self._options.repeat is not None:
+            zone = {"timezone": self._options.timezone}
+            declared.declare(definition, self._options.repeat, fields=zone)
         made = AsyncTaskFunction if definition.is_async else TaskFunction
         return made(definition, definition.options)
 

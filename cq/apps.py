@@ -11,7 +11,8 @@ class CQConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from cq import checks, registry  # apps must be loaded first
+        from cq import checks, migrating, registry  # apps must be loaded first
 
         checks.register()
+        migrating.connect(self)
         registry.discover()

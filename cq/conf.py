@@ -44,7 +44,7 @@ class Settings:
     serial: bool = False
     """delay() runs the task before it returns, in the caller's transaction."""
     scheduler: bool = True
-    """Whether workers fire repeating tasks, which come with a later version."""
+    """Whether workers fire repeating tasks."""
     prefix: str = "cq"
     """Begins every Redis key that django-cq writes."""
     poll_interval: timedelta = timedelta(seconds=1)

@@ -29,7 +29,7 @@ from django.db.models.functions import Now
 from cq.conf import settings
 
 if TYPE_CHECKING:
-    from cq.models import LogLine, Task, Worker
+    from cq.models import LogLine, RepeatingTask, Task, Worker
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ def task_model() -> type[Task[Any]]:
 def worker_model() -> type[Worker]:
     """`cq.models.Worker`, for the modules that stand below it."""
     return apps.get_model("cq", "Worker")
+
+
+def repeating_model() -> type[RepeatingTask]:
+    """`cq.models.RepeatingTask`, for the modules that stand below it."""
+    return apps.get_model("cq", "RepeatingTask")
 
 
 def alias() -> str:

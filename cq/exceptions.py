@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 
 class CQError(Exception):
@@ -31,6 +32,17 @@ class DuplicateTask(CQError, ValueError):
 
 class UnknownQueue(CQError, ValueError):
     """A queue that neither a `@task` nor `CQ_QUEUES` names."""
+
+
+class InvalidSchedule(CQError, ValueError):
+    """A repeating task that could never fire, or not as it says. `field` is the one to mend."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.field, str(self))
 
 
 class ParentFinished(CQError):

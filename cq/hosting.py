@@ -58,7 +58,7 @@ async def _own_runner() -> Runner:
     prepare_process()
     # Which channels `runworker` was given it tells nobody: those that a bell comes from.
     made = Runner(uuid.uuid7(), None, threads=1, lanes=settings().async_concurrency)
-    upkeep = Upkeep(sorted(registry.queues()))
+    upkeep = Upkeep(sorted(registry.queues()), fires=settings().scheduler)
     await sync_to_async(upkeep.add)(made.worker, os.getpid())
     loop = asyncio.get_running_loop()
     made.start(loop)

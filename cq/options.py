@@ -27,7 +27,7 @@ class _Unset:
 UNSET: Final[Any] = _Unset()
 
 # Belong to the function, and so to @task alone.
-_OF_FUNCTION = ("name", "aliases", "atomic")
+_OF_FUNCTION = ("name", "aliases", "atomic", "repeat", "timezone")
 # Belong to one call, and so to using() alone.
 _OF_CALL = ("run_after",)
 # What every database and Python know in every time zone, with room for what is counted from it.
@@ -66,6 +66,8 @@ class TaskOptions(CallOptions, total=False):
     name: str
     aliases: Sequence[str]
     atomic: bool
+    repeat: str | timedelta
+    timezone: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ class Options:
     name: str = ""
     aliases: tuple[str, ...] = ()
     atomic: bool = True
+    repeat: str | timedelta | None = None
+    timezone: str = ""
     queue: str = "default"
     priority: int = 0
     run_after: datetime | timedelta | None = None
@@ -130,7 +134,12 @@ def options_of_function(given: Mapping[str, Any]) -> Options:
     for name in given:
         if name in _OF_CALL:
             raise InvalidOption(f"{name!r} belongs to one call: give it to using().")
-    return Options(**_checked(given))
+    options = Options(**_checked(given))
+    if options.timezone and options.repeat is None:
+        raise InvalidOption(
+            "'timezone' says whose clock 'repeat' goes by, and there is no 'repeat'."
+        )
+    return options
 
 
 def changed(options: Options, definition: Options) -> dict[str, Any]:
@@ -196,6 +205,13 @@ def _text(name: str, value: Any) -> str:
         return str(normalise(value, f"option {name!r}"))
     except NotSerializable as error:  # NUL, a lone surrogate
         raise InvalidOption(str(error)) from error
+
+
+def _repeat(name: str, value: Any) -> str | timedelta:
+    """What it says is checked where the schedule is declared."""
+    if not isinstance(value, str | timedelta):
+        raise InvalidOption(f"{name!r} must be a crontab or a timedelta, not {value!r}.")
+    return value
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -284,6 +300,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": _text,
     "aliases": _texts,
     "atomic": _bool,
+    "repeat": _repeat,
+    "timezone": _text,
     "queue": _queue,
     "priority": _between(-100, 100),
     "run_after": _run_after,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where in the graph a task is made."""
+    """Where in the graph a task is made, or by which schedule."""
 
     parent: Task[Any] | None = None
     parent_run: int | None = None
@@ -35,6 +35,9 @@ class Place:
     """The predecessor's run that chained it; None: made from outside."""
     is_errorback: bool = False
     member_no: int | None = None
+    repeating_task_id: int | None = None
+    """The schedule that it is a run of, and for which of its slots."""
+    slot: datetime | None = None
 
 
 ALONE = Place()
@@ -180,6 +183,8 @@ def _made(columns: Mapping[str, Any], place: Place, making: _Making) -> Task[Any
         "previous_run": place.previous_run,
         "is_errorback": place.is_errorback,
         "member_no": place.member_no,
+        "repeating_task_id": place.repeating_task_id,
+        "slot": place.slot,
         "meta": {**(parent.meta if parent else {}), **columns["meta"]},
         "depth": parent.depth + 1 if parent else 0,
     }

@@ -1,4 +1,4 @@
-"""What a worker does besides running tasks, each in its rhythm: heartbeat, due step, sweep."""
+"""What a worker does besides running tasks, each in its rhythm: heartbeat, repeating tasks, due step, sweep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.db.models.functions import Now
 
-from cq import database, maintenance, registry, scheduling
+from cq import database, firing, maintenance, registry, scheduling
 from cq.conf import settings
 
 logger = logging.getLogger("cq.upkeep")
@@ -21,12 +21,13 @@ FAULT_PAUSE = 1.0
 
 
 class Upkeep:
-    """The heartbeats of `workers`, and the repairs that any worker may do. Runs no task code.
+    """The heartbeats of `workers`, and what any worker may do for all. Runs no task code.
 
+    Without `fires`, repeating tasks are left to others.
     Whoever owns it calls `step()` and sleeps for the seconds that it returns.
     """
 
-    def __init__(self, queues: Sequence[str]) -> None:
+    def __init__(self, queues: Sequence[str], *, fires: bool) -> None:
         self._queues = list(queues)
         self._pids: dict[UUID, int] = {}
         self._beat_every = settings().lease.total_seconds() / 4
@@ -35,9 +36,10 @@ class Upkeep:
         if database.connection().vendor == "sqlite":
             # A long write, which may just have ended, let nobody renew a lease.
             self._rescues_from = time.monotonic() + settings().lease.total_seconds()
-        self._at: dict[Callable[[], float], float] = dict.fromkeys(
-            (self._beat, self._make_due, self._sweep), 0.0
-        )
+        actions = [self._beat, self._make_due, self._sweep]
+        if fires:
+            actions.insert(1, self._fire)
+        self._at: dict[Callable[[], float], float] = dict.fromkeys(actions, 0.0)
 
     def add(self, worker: UUID, pid: int) -> None:
         """A process has begun: its tasks are its own as long as it is here."""
@@ -90,6 +92,9 @@ class Upkeep:
         # Single statements: a read before the write could find SQLite locked.
         if not maintenance.workers().filter(id=worker).update(seen=Now(), **row):
             maintenance.workers().create(id=worker, **row)
+
+    def _fire(self) -> float:
+        return firing.step()
 
     def _make_due(self) -> float:
         scheduling.step()

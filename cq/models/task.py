@@ -17,7 +17,7 @@ from cq import logs, revival, serial, waiting, workflow
 from cq.models.fields import ParentKey, PayloadField
 from cq.models.querysets import TaskManager
 from cq.signature import shown
-from cq.states import DONE, Status
+from cq.states import ACTIVE, DONE, Status
 
 if TYPE_CHECKING:
     from cq.api import TaskFunction
@@ -250,6 +250,11 @@ class Task(models.Model, Generic[R]):
             ),
             models.Index(
                 fields=("prune_at",), name="cq_task_prunable", condition=Q(prune_at__isnull=False)
+            ),
+            models.Index(  # in a list, so that the migration is always the same
+                fields=("repeating_task", "status"),
+                name="cq_task_repeating",
+                condition=Q(status__in=sorted(ACTIVE), repeating_task__isnull=False),
             ),
         )
         constraints = (

@@ -47,6 +47,8 @@ class Plan:
     threads: int
     async_concurrency: int
     burst: bool
+    fires: bool
+    """Whether it makes tasks of repeating ones."""
 
     @property
     def hands(self) -> int:

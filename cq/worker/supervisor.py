@@ -63,7 +63,7 @@ class Supervisor:
         gc.freeze()  # what is there for good is neither looked through nor, after a fork, copied
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        self._upkeep = Upkeep(self._plan.queues)
+        self._upkeep = Upkeep(self._plan.queues, fires=self._plan.fires)
         if self._plan.burst:
             self._upkeep.step()
         self._start_missing()
@@ -169,7 +169,7 @@ class Supervisor:
             time.sleep(0.01)  # at its end, until it can be reaped
         if (
             not self._said_ready
-            and self._children
+            and len(self._children) == self._plan.processes
             and all(c.ready for c in self._children.values())
         ):
             self._said_ready = True

@@ -129,6 +129,7 @@ def test_a_task_without_a_family_is_in_two_indexes_at_a_time():
         *("cq_task_claimable", "cq_task_due", "cq_task_unfinished", "cq_task_prunable"),
         *("cq_task_subtasks", "cq_task_successors", "cq_task_returned_by", "cq_task_tree"),
         *("cq_task_expiring", "cq_task_one_per_slot", "cq_task_one_per_key"),
+        "cq_task_repeating",
     }
     named = {name for name, kind in found.items() if kind["index"] and not kind["primary_key"]}
     assert expected == {name for name in named if name.startswith("cq_task_")}

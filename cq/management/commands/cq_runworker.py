@@ -42,6 +42,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--burst", action="store_true", help="exit 0 once nothing is left to run"
         )
+        scheduler = parser.add_mutually_exclusive_group()
+        scheduler.add_argument(
+            "--no-scheduler", action="store_true", help="leave repeating tasks to other workers"
+        )
+        scheduler.add_argument(
+            "--scheduler-only", action="store_true", help="fire repeating tasks, and run none"
+        )
         parser.add_argument("--layer", help="alias in CHANNEL_LAYERS; default: CQ_CHANNEL_LAYER")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -50,6 +57,8 @@ class Command(BaseCommand):
                 "cq_runworker needs os.fork(), which this system lacks; Channels' own "
                 "`manage.py runworker cq-tasks` runs tasks, too."
             )
+        if options["scheduler_only"] and (options["burst"] or options["processes"]):
+            raise CommandError("--scheduler-only runs no tasks: not with --burst or --processes.")
         if options["layer"]:
             if options["layer"] not in channel_layers:
                 raise CommandError(f"CHANNEL_LAYERS has no {options['layer']!r}.")
@@ -64,10 +73,11 @@ class Command(BaseCommand):
             )
         plan = Plan(
             queues=_queues(options["queues"]),
-            processes=options["processes"] or chosen.processes,
+            processes=0 if options["scheduler_only"] else options["processes"] or chosen.processes,
             threads=options["threads"] or chosen.threads,
             async_concurrency=options["async_concurrency"] or chosen.async_concurrency,
             burst=options["burst"],
+            fires=options["scheduler_only"] or (chosen.scheduler and not options["no_scheduler"]),
         )
         _check_tables()
         Supervisor(plan).run()

@@ -1,0 +1,278 @@
+"""Schedules that code makes: once, in a data migration; or declared beside a task, and reconciled."""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.apps import apps
+from django.db import models, transaction
+
+from cq import database, repeating, signature
+from cq.exceptions import InvalidSchedule
+from cq.payload import normalise
+from cq.registry import Definition
+from cq.repeating import When
+from cq.signature import Signature
+from cq.slots import Kind, Timing, zone_named
+
+if TYPE_CHECKING:
+    from cq.models import RepeatingTask
+
+logger = logging.getLogger("cq.schedules")
+
+M = TypeVar("M", bound=models.Model)
+
+
+# Made once.
+
+
+def schedule_task(
+    model: type[M],
+    crontab: When,
+    f: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> M:
+    """Make a schedule, unless there is one of its name already; returns the row.
+
+    `model` is RepeatingTask, in a migration the historical one. `crontab` is five or six fields or
+    `@daily` and its like, or a timedelta of whole seconds; empty where `kind=…` says more. `f` is a
+    task function, or the name of one. `fields` are those of RepeatingTask. Without a `name` it gets
+    one from the function, its arguments and when it is due, so that it is safe to run twice.
+
+    Raises InvalidSchedule.
+    """
+    row = _named(model, _draft(crontab, f, args, kwargs, fields), fields)
+    found = repeating.problems(row)
+    if not row.is_known:
+        # A migration must run for ever, also where its function has gone since.
+        found.pop("func_name")
+        logger.warning("No code here defines %s, which %s is to call.", row.func_name, row.name)
+    for name, message in found.items():
+        raise InvalidSchedule(name, f"{row.name}: {message}")
+    table = model._base_manager.using(database.alias())
+    with transaction.atomic(using=table.db):
+        repeating.plan(row, database.read_clock())
+        made, is_new = table.get_or_create(name=row.name, defaults=_columns(model, row))
+    if not is_new:
+        logger.info("There is a schedule %r already: it stays as it is.", row.name)
+    return made
+
+
+def unschedule_task(
+    model: type[models.Model],
+    crontab: When,
+    f: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> bool:
+    """Delete what `schedule_task()` makes of the same arguments. Returns whether it was there."""
+    row = _named(model, _draft(crontab, f, args, kwargs, fields), fields)
+    table = model._base_manager.using(database.alias())
+    return bool(table.filter(name=row.name).delete()[0])
+
+
+def _columns(model: type[models.Model], row: RepeatingTask) -> dict[str, Any]:
+    """What `row` says of the columns that there are where a migration stands."""
+    values = {
+        item.name: (getattr(row, item.name), item.null)
+        for item in model._meta.concrete_fields
+        if not item.primary_key
+    }
+    return {
+        name: value
+        for name, (value, may_be_null) in values.items()
+        if may_be_null or value is not None
+    }
+
+
+def _named(
+    model: type[models.Model], row: RepeatingTask, fields: Mapping[str, Any]
+) -> RepeatingTask:
+    """`row` with a name. Raises InvalidSchedule for fields that come later than the migration."""
+    there = {item.name for item in model._meta.concrete_fields}
+    for name in fields:
+        if name not in there:
+            newest = max(module.name for module in pkgutil.iter_modules(_migrations()))
+            raise InvalidSchedule(
+                name,
+                f"RepeatingTask has no field {name!r} yet where this migration stands. "
+                f'Write: dependencies = [("cq", "{newest}")]',
+            )
+    row.name = row.name or repeating.name_for(row)
+    return row
+
+
+def _migrations() -> Sequence[str]:
+    import cq.migrations
+
+    return cq.migrations.__path__
+
+
+def _draft(
+    when: When,
+    f: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+) -> RepeatingTask:
+    """A row that is not saved, and may lack a name. Raises InvalidSchedule for what no row can hold."""
+    if not when and "kind" not in fields:
+        raise InvalidSchedule(
+            "crontab", "Give a crontab, a timedelta, or kind=… and what it needs."
+        )
+    return database.repeating_model()(
+        func_name=_function_name(f),
+        args=normalise(list(args), "args"),
+        kwargs=normalise(dict(kwargs or {}), "kwargs"),
+        **{**repeating.given_timing(when), **_checked(fields)},
+    )
+
+
+def _function_name(f: Any) -> str:
+    if isinstance(f, str):
+        return f
+    definition = getattr(f, "definition", None)
+    if isinstance(definition, Definition):
+        return definition.name
+    raise InvalidSchedule("func_name", f"{f!r} is not a task function: decorate it with @task.")
+
+
+def _checked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = database.repeating_model()
+    known = {item.name for item in model._meta.concrete_fields} - {"id", "declared", "planned"}
+    for name in fields:
+        if name not in known:
+            raise InvalidSchedule(
+                name, f"A repeating task has no {name!r}: {', '.join(sorted(known))}."
+            )
+    return fields
+
+
+# Declared, and reconciled.
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What code says of one schedule."""
+
+    name: str
+    definition: Definition
+    when: When
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    fields: Mapping[str, Any]
+
+    def row(self) -> RepeatingTask:
+        """As a new row. Raises InvalidSchedule."""
+        fields = {**self.fields, "name": self.name}
+        return _draft(self.when, self.definition.name, self.args, self.kwargs, fields)
+
+    def says(self) -> dict[str, Any]:
+        """By field, what it says; of the others it leaves people free. `repeats` is but a beginning."""
+        row = self.row()
+        said = {*repeating.given_timing(self.when), "func_name", "args", "kwargs", "enabled"}
+        said |= self.fields.keys() - {"name", "repeats"}
+        return normalise({name: getattr(row, name) for name in sorted(said)}, "a schedule")  # type: ignore[return-value]
+
+
+_declared: dict[str, Declaration] = {}
+
+
+def declare(
+    definition: Definition,
+    when: When,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> None:
+    """Keep a schedule for the next `sync()`. Its name, unless given, is the function's with the arguments.
+
+    Raises InvalidSchedule, InvalidCall, NotSerializable. Needs no models, as task modules may be
+    imported before these.
+    """
+    fields, kwargs = dict(fields or {}), dict(kwargs or {})
+    timing = {**repeating.given_timing(when), **fields}
+    Timing(
+        kind=Kind(timing["kind"]),
+        zone=zone_named(timing.get("timezone") or "UTC"),
+        crontab=timing["crontab"],
+        every=timing.get("every", 1),
+        start=timing.get("start") or _ANY,
+    )
+    signature.call(Signature(definition, tuple(args), kwargs, definition.options))
+    name = fields.get("name") or repeating.call_named(definition.name, args, kwargs)
+    if name in _declared and not apps.ready:  # later, it is a module read again
+        raise InvalidSchedule("name", f"Two schedules are declared as {name!r}: give one a name=….")
+    _declared[name] = Declaration(name, definition, when, args, kwargs, fields)
+
+
+_ANY = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def declarations() -> list[Declaration]:
+    """All of them."""
+    return list(_declared.values())
+
+
+def is_declared(name: str) -> bool:
+    """Whether code declares a schedule of that name."""
+    return name in _declared
+
+
+def sync() -> Iterator[tuple[str, str]]:
+    """Have the table say what code says; yields what was done to which schedule.
+
+    New ones are added, changed ones changed, those that code does not declare any more disabled. What
+    somebody has changed by hand since the last time stays as it is.
+    """
+    for declaration in declarations():
+        done = database.in_transaction(partial(_reconcile, declaration))
+        if done:
+            yield done, declaration.name
+    gone = repeating.rows().filter(declared__isnull=False, enabled=True)
+    for row in gone.exclude(name__in=list(_declared)):
+        if row.declared["enabled"]:  # else enabled by hand since it went
+            row.enabled, row.declared = False, {**row.declared, "enabled": False}
+            row.save(update_fields=["enabled", "declared"])
+            yield "disabled", row.name
+
+
+def _reconcile(declaration: Declaration) -> str:
+    says = declaration.says()
+    row = database.lock(repeating.rows().filter(name=declaration.name)).first()
+    if row is None:
+        row = declaration.row()
+        row.declared = says
+        row.save()
+        return "added"
+    before = row.declared
+    if before == says:
+        return ""
+    if before is not None:  # else it was made by hand, and is only taken notice of
+        for name in {*says, *before}:
+            if _is_untouched(row, name, before):
+                setattr(row, name, says.get(name, _default(name)))
+    row.declared = says
+    row.save()
+    return "changed" if before is not None else "found, made by hand"
+
+
+def _is_untouched(row: RepeatingTask, name: str, before: Mapping[str, Any]) -> bool:
+    if name not in before and name == "start":  # planning may have filled it in
+        return True
+    return bool(getattr(row, name) == before.get(name, _default(name)))
+
+
+def _default(name: str) -> Any:
+    found = database.repeating_model()._meta.get_field(name)
+    assert isinstance(found, models.Field)
+    return found.get_default()

@@ -1,0 +1,204 @@
+"""Fire repeating tasks: each slot becomes one task, however many workers fire.
+
+There is no leader, and no lock but the row's: whoever moves `next_run` on from a slot makes its task,
+in the same transaction. All times are the database's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import models, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from cq import database, registry, repeating, submission
+from cq.database import tasks
+from cq.exceptions import InvalidSchedule
+from cq.signature import Call
+from cq.slots import CatchUp, Timing
+from cq.states import ACTIVE
+from cq.submission import Place
+
+if TYPE_CHECKING:
+    from cq.models import RepeatingTask, Task
+
+logger = logging.getLogger("cq.firing")
+
+LOOK = timedelta(seconds=1)
+"""How often, at least, is looked: a new or edited schedule is noticed within it."""
+PAGE = 100
+LONGEST = 0.25  # seconds: whoever fires has a heartbeat to renew
+MISSED = timedelta(minutes=1)
+"""A slot that is so late, or that another has followed, passed while nothing fired."""
+COUNTED = 1000
+
+# What was decided upon: where one of these is another now, somebody else decides.
+_DECISIVE = (
+    *("enabled", "next_run", "kind", "crontab", "every", "timezone", "start", "end", "repeats"),
+    *("coalesce", "coalesce_by", "catch_up", "catch_up_limit"),
+)
+
+
+def step() -> float:
+    """Fire what is due, of functions that are known here. Returns seconds until the next look."""
+    until = time.monotonic() + LONGEST
+    _plan_new()
+    found = _soon()
+    due = [row for row in found if row.next_run <= row.clock]
+    random.shuffle(due)  # others look at the same ones
+    for row in due:
+        _guarded(row, lambda row: _fire(row, row.clock))
+        if time.monotonic() > until:
+            break
+    if due:
+        return 0.0
+    ahead: list[float] = [(row.next_run - row.clock).total_seconds() for row in found]
+    return max(0.0, min([LOOK.total_seconds(), *ahead]))
+
+
+def _soon() -> list[Any]:
+    """The first of those that are due before the next look, with the time at which that is so."""
+    clock = models.ExpressionWrapper(Now(), models.DateTimeField())
+    known = repeating.rows().filter(enabled=True, func_name__in=registry.names())
+    soon = known.filter(next_run__lte=database.later(Now(), LOOK))
+    return list(soon.annotate(clock=clock).order_by("next_run")[:PAGE])
+
+
+def _plan_new() -> None:
+    """Those that came about without `save()`."""
+    new = repeating.rows().filter(enabled=True, planned=False, next_run=None)
+    for row in new[:PAGE]:
+        _guarded(row, _plan)
+
+
+def _plan(row: RepeatingTask) -> None:
+    repeating.plan(row, database.read_clock())
+    unplanned = repeating.rows().filter(id=row.id, planned=False, next_run=None)
+    unplanned.update(planned=True, next_run=row.next_run, start=row.start)
+
+
+def _guarded(row: RepeatingTask, action: Callable[[Any], None]) -> None:
+    """One that can't be understood is put aside until somebody saves it, and is nobody else's trouble."""
+    try:
+        action(row)
+    except Exception as error:
+        if database.is_held(error):  # by somebody who saves it, or fires it: it comes again
+            logger.debug("%s is held: %s", row, error)
+            return
+        if database.passing(error):
+            raise
+        logger.exception("%s does not fire until it is mended and saved", row)
+        _write(row, next_run=None, planned=True, error=f"{type(error).__name__}: {error}")
+
+
+def _fire(row: RepeatingTask, now: datetime) -> None:
+    timing = repeating.timing_of(row)
+    due, missed = _wanted(row, timing, now)
+    if not due:
+        _advance(row, timing.after(now), missed)
+        return
+    for slot, following in itertools.pairwise([*due, timing.after(due[-1])]):
+        assert slot is not None
+        if not _take(row, slot, following, missed):
+            return
+        missed = 0
+
+
+def _wanted(row: RepeatingTask, timing: Timing, now: datetime) -> tuple[list[datetime], int]:
+    """The slots that become tasks, in order, and how many (of at most COUNTED) do not."""
+    first = row.next_run
+    assert first is not None
+    limit = row.catch_up_limit if row.catch_up == CatchUp.ALL else 1
+    kept = [first, *timing.newest(limit, first, now)][-limit:]
+    missed = 0
+    if kept[0] != first:
+        left_out = itertools.takewhile(lambda slot: slot < kept[0], timing.following(first))
+        missed = 1 + sum(1 for _ in itertools.islice(left_out, COUNTED))
+    if row.catch_up == CatchUp.SKIP and now - kept[-1] > MISSED:
+        return [], missed + 1
+    return kept, missed
+
+
+def _take(row: RepeatingTask, slot: datetime, following: datetime | None, missed: int) -> bool:
+    """The slot's task, or what keeps it from being made. False: that was the last, or another was here."""
+    if not database.in_transaction(lambda: _take_here(row, slot, following, missed)):
+        return False
+    row.refresh_from_db(fields=["next_run", "repeats"])
+    return row.next_run is not None
+
+
+def _take_here(row: RepeatingTask, slot: datetime, following: datetime | None, missed: int) -> bool:
+    database.bound_waits()
+    # This locks the row: what is active is asked after it, and so by one at a time.
+    if not _advance(row, following, missed):
+        return False
+    try:
+        call = repeating.call_of(row)
+    except InvalidSchedule as error:
+        logger.error("%s can't fire: %s", row, error)  # noqa: TRY400  (its text says all)
+        _write(row, error=str(error))
+        return True
+    if _is_kept_back(row, slot):
+        _write(row, skip_count=F("skip_count") + 1, last_skip=slot)
+    else:
+        changes: dict[str, Any] = {}
+        if row.repeats is not None and row.repeats > 0:
+            changes["repeats"] = row.repeats - 1
+            if row.repeats == 1:
+                changes["next_run"] = None
+        _make(row, call, slot, **changes)
+    return True
+
+
+def _advance(row: RepeatingTask, following: datetime | None, missed: int) -> bool:
+    as_read = {name: getattr(row, name) for name in _DECISIVE}
+    changes: dict[str, Any] = {"next_run": following, "planned": True}
+    if missed:
+        changes["miss_count"] = F("miss_count") + missed
+    return bool(repeating.rows().filter(id=row.id, **as_read).update(**changes))
+
+
+def _is_kept_back(row: RepeatingTask, slot: datetime) -> bool:
+    """Whether there is a task of this slot already (its next run was put back by hand), or an active one."""
+    if tasks().filter(repeating_task=row.id, slot=slot).exists():
+        return True
+    if not row.coalesce:
+        return False
+    active = tasks().filter(status__in=ACTIVE)
+    if row.coalesce_by == row.CoalesceBy.FUNCTION:
+        return active.filter(func_name__in=_names(row.func_name)).exists()
+    return active.filter(repeating_task=row.id).exists()
+
+
+def _names(func_name: str) -> Iterable[str]:
+    definition = registry.get(func_name)
+    return {func_name, definition.name, *definition.options.aliases}
+
+
+def _make(row: RepeatingTask, call: Call, slot: datetime, **more: Any) -> Task[Any]:
+    task = submission.submit(call, Place(repeating_task_id=row.id, slot=slot))
+    _write(row, run_count=F("run_count") + 1, last_run=slot, error="", **more)
+    return task
+
+
+def _write(row: RepeatingTask, **changes: Any) -> None:
+    repeating.rows().filter(id=row.id).update(**changes)
+
+
+def run_now(row: RepeatingTask) -> Task[Any]:
+    """A task of it, here and now, whatever is due or active; its slot is this moment.
+
+    Raises InvalidSchedule.
+    """
+    call = repeating.call_of(row)
+    with transaction.atomic(using=database.alias()):
+        task = _make(row, call, database.read_clock())
+    row.refresh_from_db()
+    return task

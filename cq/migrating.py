@@ -1,0 +1,84 @@
+"""What `manage.py migrate` does for repeating tasks: looks for a missing dependency, then reconciles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import CodeType
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.db import connections
+from django.db.migrations import Migration, RunPython
+from django.db.migrations.exceptions import NodeNotFoundError
+from django.db.migrations.loader import MigrationLoader
+from django.db.models.signals import post_migrate, pre_migrate
+
+from cq import database, declared
+
+FIRST = ("cq", "0001_initial")
+
+
+def connect(config: AppConfig) -> None:
+    """Have `migrate` tell. Called when all apps are loaded."""
+    pre_migrate.connect(_before, sender=config)
+    post_migrate.connect(_after, sender=config)
+
+
+def _before(using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: Any) -> None:
+    """Without the dependency, Django would say that it knows no app `cq`, or not even that, by luck."""
+    scheduling = [step for step, backwards in plan if not backwards and _schedules(step)]
+    if not scheduling:
+        return
+    graph = MigrationLoader(connections[using]).graph
+    for step in scheduling:
+        try:
+            comes_first = FIRST in graph.forwards_plan((step.app_label, step.name))
+        except NodeNotFoundError:  # a plan that is not of these files
+            continue
+        if not comes_first:
+            raise MissingDependency(
+                f"The migration {step} uses schedule_task(), and does not say that django-cq's tables "
+                f'come first. Write in it: dependencies = [("{FIRST[0]}", "{FIRST[1]}")], beside what '
+                "is there."
+            )
+
+
+class MissingDependency(Exception):
+    """A migration that would run before the table that it writes to is there."""
+
+
+def _schedules(step: Migration) -> bool:
+    wanted = (declared.schedule_task, declared.unschedule_task)
+    for operation in step.operations:
+        if isinstance(operation, RunPython):
+            known = getattr(operation.code, "__globals__", {})
+            code = getattr(operation.code, "__code__", None)
+            if code and any(known.get(name) in wanted for name in _names(code)):
+                return True
+    return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """What a function, and functions in it, look up among the globals."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _after(using: str, verbosity: int = 1, stdout: Any = None, **kwargs: Any) -> None:
+    if using != database.alias() or not _is_whole(kwargs.get("apps", apps)):
+        return
+    for done, name in declared.sync():
+        if verbosity >= 1 and stdout is not None:
+            stdout.write(f"  Repeating task {done}: {name}")
+
+
+def _is_whole(state: Any) -> bool:
+    """Whether the migrations have brought the table as far as this code knows it."""
+    try:
+        model = state.get_model("cq", "RepeatingTask")
+    except LookupError:
+        return False
+    known = {field.name for field in database.repeating_model()._meta.concrete_fields}
+    return known <= {field.name for field in model._meta.concrete_fields}

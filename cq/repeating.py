@@ -1,0 +1,291 @@
+"""Repeating tasks: what their fields may hold, their names, their next run. Makes no tasks of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from django.db import models
+from django.utils import timezone
+
+from cq import database, registry, signature
+from cq.exceptions import CQError, InvalidOption, InvalidSchedule, UnknownQueue, UnknownTask
+from cq.options import Options
+from cq.payload import Encoder
+from cq.registry import Definition
+from cq.signature import Call, Signature
+from cq.slots import CatchUp, Kind, Timing, zone_named
+
+if TYPE_CHECKING:
+    from cq.models import RepeatingTask
+
+When = str | timedelta
+
+TIMING = ("kind", "crontab", "every", "timezone", "start", "end", "enabled")
+"""The fields that say when: the next run is another once one of them is."""
+KEPT_BY_WORKERS = (
+    *("next_run", "planned", "error", "last_run", "last_skip", "repeats"),
+    *("run_count", "skip_count", "miss_count"),
+)
+"""What firing writes: a `save()` that did not change them leaves them alone."""
+MOST_CAUGHT_UP = 1000
+LATE = timedelta(hours=1)
+"""How long ago a task that runs ONCE may have been due when it is planned: forms take their time."""
+_UNITS = {
+    Kind.HOURS: timedelta(hours=1),
+    Kind.MINUTES: timedelta(minutes=1),
+    Kind.SECONDS: timedelta(seconds=1),
+}
+_LONGEST_NAME = 200
+
+
+# When it is due.
+
+
+def timing_of(row: RepeatingTask) -> Timing:
+    """When it is due, without regard to whether it is enabled. Raises InvalidSchedule."""
+    if row.kind not in Kind.values:
+        raise InvalidSchedule("kind", f"There is no kind {row.kind!r}: {', '.join(Kind.values)}.")
+    return Timing(
+        kind=Kind(row.kind),
+        zone=zone_of(row),
+        crontab=row.crontab,
+        every=row.every,
+        start=row.start,
+        end=row.end,
+    )
+
+
+def zone_of(row: RepeatingTask) -> ZoneInfo:
+    """Its time zone: the project's where it names none. Raises InvalidSchedule."""
+    return zone_named(row.timezone or timezone.get_default_timezone_name())
+
+
+def given_timing(when: When) -> dict[str, Any]:
+    """The fields that say `when`: a crontab, or the time that passes from one run to the next.
+
+    Raises InvalidSchedule.
+    """
+    if isinstance(when, str):
+        return {"kind": Kind.CRONTAB, "crontab": when}
+    if when > timedelta(0):
+        for kind, unit in _UNITS.items():
+            if not when % unit:
+                return {"kind": kind, "every": when // unit, "crontab": ""}
+    raise InvalidSchedule(
+        "crontab",
+        f"{when!r} does not say when: give a crontab, or a timedelta of whole seconds.",
+    )
+
+
+def plan(row: RepeatingTask, now: datetime) -> None:
+    """Set its next run, as of `now` by the database's clock. Raises InvalidSchedule.
+
+    One that is not enabled has none, and is planned again once it is.
+    """
+    row.error = ""
+    if row.start is None and row.kind not in (Kind.CRONTAB, Kind.ONCE):
+        row.start = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
+    timing = timing_of(row)
+    row.planned = row.enabled
+    row.next_run = _first(row, timing, now) if row.enabled and row.repeats != 0 else None
+
+
+def _first(row: RepeatingTask, timing: Timing, now: datetime) -> datetime | None:
+    if timing.kind != Kind.ONCE or timing.start is None:
+        return timing.after(now - timedelta(microseconds=1))
+    has_run = row.last_run is not None and row.last_run >= timing.start
+    return None if has_run or now - timing.start > LATE else timing.start
+
+
+def upcoming(row: RepeatingTask, number: int) -> list[datetime]:
+    """Its next run and the slots after it, in UTC; empty where there is none. Raises InvalidSchedule."""
+    if row.next_run is None:
+        return []
+    left = row.repeats if row.repeats is not None and row.repeats >= 0 else number
+    later = timing_of(row).following(row.next_run)
+    return [row.next_run, *islice(later, max(0, min(number, left) - 1))]
+
+
+# What is wrong with it.
+
+
+def problems(row: RepeatingTask) -> dict[str, str]:
+    """By field, what is to be mended before it can fire."""
+    found: dict[str, str] = {}
+    try:
+        timing_of(row)
+    except InvalidSchedule as error:
+        found[error.field] = str(error)
+    if row.catch_up == CatchUp.ALL and not 1 <= (row.catch_up_limit or 0) <= MOST_CAUGHT_UP:
+        found["catch_up_limit"] = f"Give a whole number from 1 to {MOST_CAUGHT_UP}."
+    if row.repeats is not None and row.repeats < -1:
+        found["repeats"] = "Give the number of runs that are left; -1 or nothing: for ever."
+    try:
+        call_of(row)
+    except InvalidSchedule as error:
+        found[error.field] = str(error)
+    return found
+
+
+def call_of(row: RepeatingTask) -> Call:
+    """The call that it makes, each time. Raises InvalidSchedule, whose cause says more."""
+    try:
+        definition = registry.get(row.func_name)
+    except UnknownTask as error:
+        raise InvalidSchedule("func_name", str(error)) from error
+    for name, kind in (("args", list), ("kwargs", dict)):
+        if not isinstance(getattr(row, name), kind):
+            raise InvalidSchedule(name, f"Give a JSON {('object', 'list')[kind is list]}.")
+    options = _options(row, definition)
+    try:
+        return signature.call(Signature(definition, tuple(row.args), row.kwargs, options))
+    except UnknownQueue as error:
+        raise InvalidSchedule("queue", str(error)) from error
+    except CQError as error:  # they do not fit, or JSON can't hold them
+        field = "kwargs" if row.kwargs and not row.args else "args"
+        raise InvalidSchedule(field, str(error)) from error
+
+
+def _options(row: RepeatingTask, definition: Definition) -> Options:
+    """Those of the function, with what the row says itself."""
+    options = definition.options
+    if row.queue:
+        options = _using(options, "queue", row.queue)
+    if row.priority is not None:
+        options = _using(options, "priority", row.priority)
+    if row.result_ttl is not None:
+        options = _using(options, "result_ttl", row.result_ttl)
+    return options
+
+
+def _using(options: Options, name: str, value: Any) -> Options:
+    try:
+        return options.using({name: value})
+    except InvalidOption as error:
+        raise InvalidSchedule(name, str(error)) from error
+
+
+def is_known(row: RepeatingTask) -> bool:
+    """Whether code here defines its function."""
+    try:
+        registry.get(row.func_name)
+    except UnknownTask:
+        return False
+    return True
+
+
+# Its name.
+
+
+def name_for(row: RepeatingTask) -> str:
+    """A stable name, from the function, its arguments, and when it is due."""
+    return _bounded(f"{_called(row.func_name, row.args, row.kwargs)} {_when(row)} {row.timezone}")
+
+
+def call_named(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """A stable name, from the function and its arguments."""
+    return _bounded(_called(func_name, args, kwargs))
+
+
+def _called(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    args, kwargs = signature.shown(func_name, args, kwargs, {})
+    given = [_brief(value) for value in args]
+    given += [f"{name}={_brief(value)}" for name, value in sorted(kwargs.items())]
+    return f"{func_name}({', '.join(given)})" if given else func_name
+
+
+def _bounded(name: str) -> str:
+    name = name.strip()
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: _LONGEST_NAME - len(digest) - 2]}… {digest}"
+
+
+def _when(row: RepeatingTask) -> str:
+    if row.kind == Kind.CRONTAB:
+        return row.crontab
+    if row.kind == Kind.ONCE:
+        return f"once, {row.start.astimezone(UTC).isoformat()}" if row.start else "once"
+    return f"every {row.every} {row.kind.lower()}"
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value, cls=Encoder, ensure_ascii=False, sort_keys=True)
+
+
+def changed_by_hand(row: RepeatingTask) -> dict[str, Any]:
+    """Of a schedule that code declares: what differs from that, and what code says instead."""
+    declared: Mapping[str, Any] = row.declared or {}
+    return {name: value for name, value in declared.items() if getattr(row, name) != value}
+
+
+# Saving.
+
+
+def remember(row: RepeatingTask) -> None:
+    """What its columns hold: what differs from that later was changed here."""
+    row.loaded = {
+        name: row.__dict__[name] for name in (*TIMING, *KEPT_BY_WORKERS) if name in row.__dict__
+    }
+
+
+def prepare(row: RepeatingTask, update_fields: Iterable[str] | None) -> Iterable[str] | None:
+    """Before a `save()`: name it, plan it where that is new, and say which columns to write.
+
+    Raises InvalidSchedule for a timing that makes no sense.
+    """
+    if row._state.adding:
+        row.name = row.name or name_for(row)
+        if row.next_run is None:
+            plan(row, database.read_clock())
+        row.planned = row.enabled
+        return update_fields
+    changed = {name for name, value in row.loaded.items() if getattr(row, name) != value}
+    if update_fields is not None:
+        changed &= set(update_fields)
+    if _is_to_be_planned(row, changed):
+        plan(row, database.read_clock())
+        changed |= {"next_run", "planned", "error", "start"}
+    elif "next_run" in changed:  # by hand
+        changed.add("planned")
+        row.planned = True
+    if update_fields is not None:
+        return {*update_fields, *changed}
+    row.name = row.name or name_for(row)
+    written = (field.name for field in row._meta.concrete_fields if not field.primary_key)
+    return [
+        n
+        for n in written
+        if n in changed or n not in (*KEPT_BY_WORKERS, *row.get_deferred_fields())
+    ]
+
+
+def _is_to_be_planned(row: RepeatingTask, changed: set[str]) -> bool:
+    by_hand = "next_run" in changed and row.next_run is not None
+    if changed & set(TIMING):
+        return not by_hand or not row.enabled
+    return row.enabled and row.next_run is None and bool(changed & {"next_run", "repeats"})
+
+
+def rows() -> models.QuerySet[RepeatingTask]:
+    """All schedules, on the database where they live."""
+    return database.repeating_model()._base_manager.using(database.alias())
+
+
+def enable(wanted: Iterable[RepeatingTask], *, on: bool = True) -> int:
+    """Have these fire from their next slot on, or not at all. Returns how many were changed."""
+    changed = 0
+    for row in wanted:
+        if row.enabled is not on:
+            row.enabled = on
+            row.save(update_fields=["enabled"])
+            changed += 1
+    return changed
