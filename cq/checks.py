@@ -24,7 +24,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 from django.utils.module_loading import import_string
 
-from cq import conf, database
+from cq import conf, database, declared, repeating
+from cq.exceptions import CQError
 
 Found = Iterator[checks.CheckMessage]
 
@@ -62,6 +63,7 @@ def register() -> None:
     checks.register(_careful(check_layers), TAG)
     checks.register(_careful(check_cache), TAG, checks.Tags.caches)
     checks.register(_careful(check_databases), TAG, checks.Tags.models)
+    checks.register(_careful(check_declared), TAG)
     # Without our own tag: `check --tag cq` needs no database.
     checks.register(check_original, checks.Tags.database)
 
@@ -205,6 +207,22 @@ def check_databases() -> Found:
             "there so that doing it twice does no harm.",
             id="cq.W011",
         )
+
+
+def check_declared() -> Found:
+    """Schedules that code declares, and that could not fire."""
+    for declaration in declared.declarations():
+        try:
+            found = repeating.problems(declaration.row())
+        except CQError as error:
+            found = {"": str(error)}
+        for name, message in found.items():
+            yield checks.Error(
+                f"The repeating task {declaration.name!r} can't be: {message}",
+                hint=f"Mend {name or 'it'} where code declares it: @task(repeat=…) or cq.repeat(…) of "
+                f"{'.'.join(declaration.definition.origin)}.",
+                id="cq.E013",
+            )
 
 
 def check_original(

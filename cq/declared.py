@@ -7,11 +7,10 @@ import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
-from django.db import models, transaction
+from django.db import IntegrityError, models, transaction
 
 from cq import database, repeating, signature
 from cq.exceptions import InvalidSchedule
@@ -228,32 +227,37 @@ def is_declared(name: str) -> bool:
     return name in _declared
 
 
-def sync() -> Iterator[tuple[str, str]]:
-    """Have the table say what code says; yields what was done to which schedule.
+def sync(*, keep: bool = True) -> list[tuple[str, str]]:
+    """Have the table say what code says; what was done to which schedule. Without `keep`, what would be.
 
     New ones are added, changed ones changed, those that code does not declare any more disabled. What
     somebody has changed by hand since the last time stays as it is.
     """
-    for declaration in declarations():
-        done = database.in_transaction(partial(_reconcile, declaration))
-        if done:
-            yield done, declaration.name
+
+    def step() -> list[tuple[str, str]]:
+        done = [(_reconcile(said), said.name) for said in declarations()]
+        done += [("disabled", row.name) for row in _disable_gone()]
+        if not keep:
+            transaction.set_rollback(True, using=database.alias())
+        return [(what, name) for what, name in done if what]
+
+    return database.in_transaction(step)
+
+
+def _disable_gone() -> Iterator[RepeatingTask]:
     gone = repeating.rows().filter(declared__isnull=False, enabled=True)
     for row in gone.exclude(name__in=list(_declared)):
         if row.declared["enabled"]:  # else enabled by hand since it went
             row.enabled, row.declared = False, {**row.declared, "enabled": False}
             row.save(update_fields=["enabled", "declared"])
-            yield "disabled", row.name
+            yield row
 
 
 def _reconcile(declaration: Declaration) -> str:
     says = declaration.says()
     row = database.lock(repeating.rows().filter(name=declaration.name)).first()
     if row is None:
-        row = declaration.row()
-        row.declared = says
-        row.save()
-        return "added"
+        return _add(declaration, says)
     before = row.declared
     if before == says:
         return ""
@@ -264,6 +268,17 @@ def _reconcile(declaration: Declaration) -> str:
     row.declared = says
     row.save()
     return "changed" if before is not None else "found, made by hand"
+
+
+def _add(declaration: Declaration, says: dict[str, Any]) -> str:
+    row = declaration.row()
+    row.declared = says
+    try:
+        with transaction.atomic(using=database.alias()):
+            row.save()
+    except IntegrityError:  # another `migrate` of the same code was first
+        return ""
+    return "added"
 
 
 def _is_untouched(row: RepeatingTask, name: str, before: Mapping[str, Any]) -> bool:

@@ -1,0 +1,138 @@
+"""`manage.py cq_schedule`: repeating tasks, from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from cq import declared, repeating
+from cq.exceptions import InvalidSchedule
+from cq.models import RepeatingTask
+
+
+class Command(BaseCommand):
+    help = "List repeating tasks; run, enable or disable them by name; bring in what code declares."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+        listing = actions.add_parser("list", help="all of them, and when each is due next")
+        listing.add_argument("--json", action="store_true", help="a JSON list, for programs")
+        for action, text in (
+            ("run", "make a task of each here and now, whatever is due or active"),
+            ("enable", "fire from the next slot on"),
+            ("disable", "do not fire"),
+        ):
+            some = actions.add_parser(action, help=text)
+            some.add_argument("names", nargs="+", metavar="name")
+        sync = actions.add_parser("sync", help="bring in what code declares, as migrate does")
+        sync.add_argument(
+            "--check", action="store_true", help="change nothing; exit 1 where something would be"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        action = options["action"]
+        if action == "list":
+            self._list(as_json=options["json"])
+        elif action == "sync":
+            self._sync(check=options["check"])
+        else:
+            rows = _named(options["names"])
+            if action == "run":
+                self._run(rows)
+            else:
+                for row in rows:
+                    changed = repeating.enable([row], on=action == "enable")
+                    self.stdout.write(f"{row}: {'' if changed else 'already '}{action}d")
+
+    def _list(self, *, as_json: bool) -> None:
+        rows = list(RepeatingTask.objects.all())
+        if as_json:
+            self.stdout.write(json.dumps([_as_json(row) for row in rows], indent=2))
+            return
+        if not rows:
+            self.stdout.write("There are no repeating tasks.")
+        for row in rows:
+            self.stdout.write(row.name)
+            self.stdout.write(f"  calls    {row.func_name}")
+            self.stdout.write(f"  next     {_next(row)}")
+            self.stdout.write(
+                f"  last     {_said(row.last_run)}; {row.run_count} runs, "
+                f"{row.skip_count} skipped, {row.miss_count} missed"
+            )
+            if changed := repeating.changed_by_hand(row):
+                self.stdout.write(f"  changed  by hand: {', '.join(sorted(changed))}")
+            if problem := _problem(row):
+                self.stdout.write(self.style.ERROR(f"  broken   {problem}"))
+
+    def _run(self, rows: Iterable[RepeatingTask]) -> None:
+        for row in rows:
+            try:
+                task = row.run_now()
+            except InvalidSchedule as error:
+                raise CommandError(f"{row}: {error}") from error
+            self.stdout.write(f"{row}: task {task.id}")
+
+    def _sync(self, *, check: bool) -> None:
+        done = list(declared.sync(keep=not check))
+        for what, name in done:
+            self.stdout.write(f"{what}: {name}")
+        if not done:
+            self.stdout.write("The table says what code says.")
+        if check and done:
+            raise CommandError("Run manage.py migrate, or manage.py cq_schedule sync.")
+
+
+def _named(names: Iterable[str]) -> list[RepeatingTask]:
+    found = {row.name: row for row in RepeatingTask.objects.filter(name__in=names)}
+    if unknown := [name for name in names if name not in found]:
+        raise CommandError(
+            f"There is no repeating task {', '.join(map(repr, unknown))}; "
+            "`manage.py cq_schedule list` shows their names."
+        )
+    return [found[name] for name in names]
+
+
+def _next(row: RepeatingTask) -> str:
+    if not row.enabled:
+        return "disabled"
+    if row.next_run is None:
+        return "none any more" if row.planned else "as soon as a worker has planned it"
+    try:
+        zone = repeating.zone_of(row)
+    except InvalidSchedule:
+        return _said(row.next_run)
+    return f"{row.next_run.astimezone(zone):%Y-%m-%d %H:%M:%S %Z} ({_said(row.next_run)})"
+
+
+def _said(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _problem(row: RepeatingTask) -> str:
+    return row.error or next(iter(repeating.problems(row).values()), "")
+
+
+def _as_json(row: RepeatingTask) -> dict[str, Any]:
+    moments = {
+        name: moment and moment.isoformat()
+        for name in ("next_run", "last_run", "last_skip")
+        for moment in [getattr(row, name)]
+    }
+    counts = {name: getattr(row, name) for name in ("run_count", "skip_count", "miss_count")}
+    return {
+        "name": row.name,
+        "func_name": row.func_name,
+        "kind": row.kind,
+        "crontab": row.crontab,
+        "every": row.every,
+        "timezone": row.timezone,
+        "enabled": row.enabled,
+        **moments,
+        **counts,
+        "changed_by_hand": sorted(repeating.changed_by_hand(row)),
+        "problem": _problem(row),
+    }
