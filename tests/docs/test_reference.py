@@ -137,12 +137,10 @@ def test_what_is_not_there_yet_is_said():
     """The README says what is not there; when it is, the sentence has to go."""
     not_yet = text("README.md").partition("**Not there yet**")[2].partition("\n*")[0]
     options = {field.name for field in dataclasses.fields(Options)}
-    for option in ("unique", "concurrency", "rate", "repeat"):
+    for option in ("unique", "concurrency", "rate"):
         assert option not in options
-    assert not hasattr(cq, "schedule_task")
     assert not (ROOT / "cq/backends.py").exists()
     for missing in (
-        "repeating tasks",
         "`unique`",
         "`concurrency`",
         "`rate`",
