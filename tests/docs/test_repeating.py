@@ -47,7 +47,9 @@ def test_readme_migration(project, tmp_path):
 
 
 def test_migrations_howto(project, tmp_path):
-    first = "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    pass\n"
+    first = (
+        "from django.db import migrations\n\n\nclass Migration(migrations.Migration):\n    pass\n"
+    )
     migration = with_app(project, tmp_path, MIGRATIONS, "report_sales")
     (migration.parent / "0001_initial.py").write_text(first)
     text = migration.read_text()
@@ -73,6 +75,8 @@ def test_code_howto(project, tmp_path):
     for line in texts(CODE):
         assert line in said
     assert "Repeating task" not in project("python manage.py migrate")
+    assert "says what code says" in project("python manage.py cq_schedule sync --check")
+    assert "last reminder" in project("python manage.py cq_schedule list")
     changed = tasks.read_text().replace("0 8 * * mon-fri", "0 7 * * mon-fri")
     tasks.write_text(changed.replace("@task(repeat=timedelta(minutes=5), ", "@task("))
     said = project("python manage.py migrate")
