@@ -86,7 +86,7 @@ def read_clock() -> datetime:
 
 
 def lock(rows: QuerySet[Any], *, skip: bool = False) -> QuerySet[Any]:
-    """`rows`, to be read under a lock that inserting their subtasks neither waits for nor blocks.
+    """`rows`, to be read under a lock that inserting what refers to them neither waits for nor blocks.
 
     `skip`: without those that somebody else holds, where the database can do that.
 
@@ -99,7 +99,10 @@ def lock(rows: QuerySet[Any], *, skip: bool = False) -> QuerySet[Any]:
             skip_locked=skip and features.has_select_for_update_skip_locked,
             no_key=features.has_select_for_no_key_update,
         )
-    rows.order_by().update(status=F("status"))
+    column = next(
+        field.attname for field in rows.model._meta.concrete_fields if not field.primary_key
+    )
+    rows.order_by().update(**{column: F(column)})
     return rows
 
 

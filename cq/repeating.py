@@ -42,14 +42,18 @@ _UNITS = {
     Kind.MINUTES: timedelta(minutes=1),
     Kind.SECONDS: timedelta(seconds=1),
 }
+_ANY = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 200
 
 
 # When it is due.
 
 
-def timing_of(row: RepeatingTask) -> Timing:
-    """When it is due, without regard to whether it is enabled. Raises InvalidSchedule."""
+def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
+    """When it is due, without regard to whether it is enabled; `start` where it has none yet.
+
+    Raises InvalidSchedule.
+    """
     if row.kind not in Kind.values:
         raise InvalidSchedule("kind", f"There is no kind {row.kind!r}: {', '.join(Kind.values)}.")
     return Timing(
@@ -57,7 +61,7 @@ def timing_of(row: RepeatingTask) -> Timing:
         zone=zone_of(row),
         crontab=row.crontab,
         every=row.every,
-        start=row.start,
+        start=row.start or start,
         end=row.end,
     )
 
@@ -67,14 +71,14 @@ def zone_of(row: RepeatingTask) -> ZoneInfo:
     return zone_named(row.timezone or timezone.get_default_timezone_name())
 
 
-def given_timing(when: When) -> dict[str, Any]:
+def given_timing(when: object) -> dict[str, Any]:
     """The fields that say `when`: a crontab, or the time that passes from one run to the next.
 
     Raises InvalidSchedule.
     """
     if isinstance(when, str):
         return {"kind": Kind.CRONTAB, "crontab": when}
-    if when > timedelta(0):
+    if isinstance(when, timedelta) and when > timedelta(0):
         for kind, unit in _UNITS.items():
             if not when % unit:
                 return {"kind": kind, "every": when // unit, "crontab": ""}
@@ -120,7 +124,7 @@ def problems(row: RepeatingTask) -> dict[str, str]:
     """By field, what is to be mended before it can fire."""
     found: dict[str, str] = {}
     try:
-        timing_of(row)
+        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or _ANY)
     except InvalidSchedule as error:
         found[error.field] = str(error)
     if row.catch_up == CatchUp.ALL and not 1 <= (row.catch_up_limit or 0) <= MOST_CAUGHT_UP:

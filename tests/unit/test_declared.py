@@ -1,0 +1,347 @@
+"""Schedules that code makes: once by schedule_task(), or declared and reconciled with the table."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+import cq
+from cq import declared, repeating, task
+from cq.exceptions import InvalidCall, InvalidOption, InvalidSchedule
+from cq.models import RepeatingTask, Task, schedule_task, unschedule_task
+from tests.unit.running import run_all
+
+pytestmark = pytest.mark.django_db
+
+
+@task("declared.report")
+def report(cqt, to="all"): ...
+
+
+@task("declared.strict")
+def strict(cqt, to): ...
+
+
+@pytest.fixture
+def code(monkeypatch):
+    """What code declares: nothing yet. `code.clear()` is code that has gone."""
+    monkeypatch.setattr(declared, "_declared", found := {})
+    monkeypatch.setattr(declared, "apps", SimpleNamespace(ready=False))  # modules are imported
+    return found
+
+
+def rows():
+    return {row.name: row for row in RepeatingTask.objects.all()}
+
+
+def the_row():
+    return RepeatingTask.objects.get()
+
+
+# schedule_task().
+
+
+def test_it_makes_a_schedule_that_fires():
+    row = schedule_task(RepeatingTask, "* * * * *", report, kwargs={"to": "me"}, priority=5)
+    assert (row.name, row.priority) == ('declared.report(to="me") * * * * *', 5)
+    assert row.planned
+    assert row.next_run
+
+
+def test_twice_is_once_and_what_was_changed_by_hand_stays():
+    schedule_task(RepeatingTask, "* * * * *", report)
+    RepeatingTask.objects.update(crontab="0 0 * * *")
+    assert schedule_task(RepeatingTask, "* * * * *", report).crontab == "0 0 * * *"
+    assert RepeatingTask.objects.count() == 1
+
+
+def test_it_is_undone_by_the_same_arguments():
+    schedule_task(RepeatingTask, "* * * * *", report, ("me",))
+    assert not unschedule_task(RepeatingTask, "* * * * *", report)
+    assert unschedule_task(RepeatingTask, "* * * * *", report, ("me",))
+    assert not RepeatingTask.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "field", "said"),
+    [
+        (("61 25 * * *", report), "crontab", "out of range"),
+        (("", report), "crontab", "Give a crontab"),
+        (("* * * * *", len), "func_name", "decorate it with @task"),
+        (("* * * * *", strict), "args", "missing a required argument"),
+        (("* * * * *", report, (1, 2)), "args", "too many"),
+        ((timedelta(milliseconds=1500), report), "crontab", "whole seconds"),
+        ((7, report), "crontab", "whole seconds"),
+    ],
+)
+def test_what_could_not_fire_is_refused(call, field, said):
+    with pytest.raises(InvalidSchedule, match=said) as caught:
+        schedule_task(RepeatingTask, *call)
+    assert caught.value.field == field
+    assert not RepeatingTask.objects.exists()
+
+
+def test_a_field_that_there_is_not_is_refused():
+    with pytest.raises(InvalidSchedule, match=r"has no 'prio': .*priority"):
+        schedule_task(RepeatingTask, "* * * * *", report, prio=1)
+
+
+def test_a_name_that_no_code_defines_any_more_stops_no_migration():
+    row = schedule_task(RepeatingTask, "* * * * *", "declared.gone", (1,))
+    assert not RepeatingTask.objects.get(id=row.id).is_known
+
+
+def test_other_kinds_and_a_timedelta():
+    every = schedule_task(RepeatingTask, timedelta(minutes=90), report)
+    assert (every.kind, every.every) == ("MINUTES", 90)
+    monthly = schedule_task(RepeatingTask, "", report, kind="MONTHS", every=2)
+    assert monthly.name == "declared.report every 2 months"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_model_of_the_first_migration_will_do():
+    """Where a project's migration stands before ours of later: the columns of then, and what came after."""
+    call_command("migrate", "cq", "0001", "-v0")
+    try:
+        state = MigrationExecutor(connection).loader.project_state(("cq", "0001_initial"))
+        then = state.apps.get_model("cq.RepeatingTask")
+        schedule_task(then, "0 0 * * *", report)
+        with pytest.raises(
+            InvalidSchedule, match=r'dependencies = \[\("cq", "0003_repeating_tasks"\)\]'
+        ):
+            schedule_task(then, "0 1 * * *", report, catch_up="ALL")
+    finally:
+        call_command("migrate", "cq", "-v0")
+    row = RepeatingTask.objects.get(func_name=report.name)
+    assert (row.priority, row.catch_up, row.coalesce_by) == (None, "ONE", "SCHEDULE")
+    assert row.next_run
+
+
+# Declared.
+
+
+def test_it_is_added_changed_and_disabled_with_the_code(code):
+    cq.repeat("0 8 * * *", report, timezone="Europe/Paris")
+    assert declared.sync() == [("added", "declared.report")]
+    assert declared.sync() == []
+    before = the_row().next_run
+    code.clear()
+    cq.repeat("0 9 * * *", report, timezone="Europe/Paris", priority=3)
+    assert declared.sync() == [("changed", "declared.report")]
+    assert (the_row().crontab, the_row().priority) == ("0 9 * * *", 3)
+    assert the_row().next_run != before
+    code.clear()
+    assert declared.sync() == [("disabled", "declared.report")]
+    assert not the_row().enabled
+    assert declared.sync() == []
+    cq.repeat("0 9 * * *", report, timezone="Europe/Paris", priority=3)
+    assert declared.sync() == [("changed", "declared.report")]
+    assert the_row().enabled
+    assert the_row().next_run
+
+
+def test_what_is_said_no_more_is_the_default_again(code):
+    cq.repeat("0 8 * * *", report, priority=3, start=(start := repeating.database.read_clock()))
+    declared.sync()
+    assert the_row().start == start
+    code.clear()
+    cq.repeat(timedelta(hours=2), report)
+    declared.sync()
+    row = the_row()
+    assert (row.priority, row.kind, row.every, row.crontab) == (None, "HOURS", 2, "")
+
+
+def test_what_was_changed_by_hand_stays_and_is_shown(code):
+    cq.repeat("0 8 * * *", report)
+    declared.sync()
+    row = the_row()
+    row.crontab = "30 7 * * *"
+    row.enabled = False
+    row.save()
+    assert repeating.changed_by_hand(the_row()) == {"crontab": "0 8 * * *", "enabled": True}
+    code.clear()
+    cq.repeat("0 9 * * *", report, priority=3)
+    declared.sync()
+    row = the_row()
+    assert (row.crontab, row.enabled, row.priority) == ("30 7 * * *", False, 3)
+    assert repeating.changed_by_hand(row) == {"crontab": "0 9 * * *", "enabled": True}
+
+
+def test_one_that_was_made_by_hand_under_the_name_is_left_as_it_is(code):
+    RepeatingTask.objects.create(name="nightly", func_name=report.name, crontab="0 3 * * *")
+    cq.repeat("0 8 * * *", report, name="nightly")
+    assert declared.sync() == [("found, made by hand", "nightly")]
+    assert the_row().crontab == "0 3 * * *"
+    assert repeating.changed_by_hand(the_row()) == {"crontab": "0 8 * * *"}
+
+
+def test_one_that_was_enabled_by_hand_after_it_had_gone_stays_so(code):
+    cq.repeat("0 8 * * *", report)
+    declared.sync()
+    code.clear()
+    declared.sync()
+    repeating.enable([the_row()])
+    assert declared.sync() == []
+    assert the_row().enabled
+
+
+def test_what_nobody_declared_is_left_alone(code):
+    RepeatingTask.objects.create(name="by hand", func_name=report.name)
+    assert declared.sync() == []
+    assert the_row().enabled
+
+
+def test_several_of_one_function_have_their_arguments_or_names(code):
+    cq.repeat("0 8 * * *", report, ("a",))
+    cq.repeat("0 8 * * *", report, kwargs={"to": "b"}, repeats=5)
+    cq.repeat("0 8 * * *", report, name="third")
+    declared.sync()
+    assert sorted(rows()) == ['declared.report("a")', 'declared.report(to="b")', "third"]
+    with pytest.raises(InvalidSchedule, match="Two schedules are declared as 'third'"):
+        cq.repeat("0 9 * * *", report, name="third")
+    RepeatingTask.objects.filter(repeats=5).update(repeats=2)
+    assert declared.sync() == []
+
+
+def test_it_stands_beside_the_function(code):
+    @task("declared.beside", repeat="0 8 * * mon-fri", timezone="Europe/Paris")
+    def beside(cqt): ...
+
+    @task("declared.often", repeat=timedelta(minutes=5))
+    def often(cqt): ...
+
+    declared.sync()
+    found = rows()
+    assert (found["declared.beside"].crontab, found["declared.beside"].timezone) == (
+        "0 8 * * mon-fri",
+        "Europe/Paris",
+    )
+    assert (found["declared.often"].kind, found["declared.often"].every) == ("MINUTES", 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"repeat": "61 * * * *"}, InvalidSchedule, "out of range"),
+        ({"repeat": "* * * * *", "timezone": "Pariss"}, InvalidSchedule, "no time zone"),
+        ({"repeat": 5}, InvalidOption, "a crontab or a timedelta"),
+        ({"timezone": "Europe/Paris"}, InvalidOption, "there is no 'repeat'"),
+    ],
+)
+def test_it_is_refused_where_it_is_written(code, options, error, said):
+    with pytest.raises(error, match=said):
+
+        @task("declared.refused", **options)
+        def refused(cqt): ...
+
+
+def test_a_function_that_needs_arguments_gets_them_by_repeat(code):
+    with pytest.raises(InvalidCall, match="missing a required argument"):
+        cq.repeat("* * * * *", strict)
+    cq.repeat("* * * * *", strict, ("me",))
+    with pytest.raises(InvalidOption, match="belongs to the function"):
+        report.using(repeat="* * * * *")
+
+
+def test_a_check_finds_what_is_only_known_later(code):
+    cq.repeat("* * * * *", report, queue="nobody-listens")
+    cq.repeat("* * * * *", report, ("a",), color="red")
+    found = [error for error in cq_checks() if error.id == "cq.E013"]
+    assert ["No queue 'nobody-listens'" in str(found[0]), "has no 'color'" in str(found[1])] == [
+        True,
+        True,
+    ]
+
+
+def cq_checks():
+    from django.core.checks import run_checks
+
+    return run_checks(tags=["cq"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_migrate_brings_it_in_and_says_so(code):
+    cq.repeat("0 8 * * *", report)
+    out = StringIO()
+    call_command("migrate", stdout=out)
+    assert "Repeating task added: declared.report" in out.getvalue()
+    assert the_row().declared
+    call_command("migrate", "cq", "0001", "-v0")  # where there is no column for it
+    call_command("migrate", "-v0")
+
+
+# cq_schedule.
+
+
+def command(*arguments):
+    out = StringIO()
+    call_command("cq_schedule", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_they_are_listed():
+    assert "no repeating tasks" in command("list")
+    schedule_task(RepeatingTask, "0 8 * * *", report, timezone="Asia/Tokyo", name="morning")
+    RepeatingTask.objects.create(name="broken", func_name="gone.away")
+    said = command("list")
+    assert "08:00:00 JST" in said
+    assert "decorate the function with @task" in said
+    found = {row["name"]: row for row in json.loads(command("list", "--json"))}
+    assert found["morning"]["crontab"] == "0 8 * * *"
+    assert found["broken"]["problem"]
+
+
+def test_they_are_run_enabled_and_disabled_by_name():
+    schedule_task(RepeatingTask, "0 8 * * *", report, name="morning")
+    assert "morning: disabled" in command("disable", "morning")
+    assert "morning: already disabled" in command("disable", "morning")
+    assert not the_row().enabled
+    assert "task" in command("run", "morning")
+    assert Task.objects.get().repeating_task == the_row()
+    assert "morning: enabled" in command("enable", "morning")
+    assert the_row().next_run
+    with pytest.raises(CommandError, match="no repeating task 'evening'"):
+        command("run", "evening")
+
+
+def test_what_is_broken_can_not_be_run():
+    RepeatingTask.objects.create(name="broken", func_name="gone.away")
+    with pytest.raises(CommandError, match="decorate"):
+        command("run", "broken")
+
+
+def test_sync_tells_and_check_only_tells(code):
+    cq.repeat("0 8 * * *", report)
+    with pytest.raises(CommandError, match="cq_schedule sync"):
+        command("sync", "--check")
+    assert not rows()
+    assert "added: declared.report" in command("sync")
+    assert "says what code says" in command("sync", "--check")
+
+
+# cq.call_command.
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_management_command_runs_as_a_task_and_its_output_is_the_log():
+    made = cq.call_command.delay("cq_schedule", "list")
+    failing = cq.call_command.delay("no_such_command")
+    run_all()
+    made.refresh_from_db()
+    failing.refresh_from_db()
+    assert made.status == "SUCCESS"
+    assert [line["message"] for line in made.logs] == ["There are no repeating tasks."]
+    assert failing.status == "FAILURE"
+    assert "Unknown command" in failing.error
+
+
+def test_a_management_command_can_be_repeated():
+    row = schedule_task(RepeatingTask, "@daily", cq.call_command, ("clearsessions",))
+    assert repeating.problems(RepeatingTask.objects.get(id=row.id)) == {}

@@ -1,0 +1,219 @@
+"""Saving repeating tasks: names, next runs, what workers wrote meanwhile, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.core.exceptions import ValidationError
+
+from cq import database, repeating, task
+from cq.exceptions import InvalidSchedule
+from cq.models import RepeatingTask
+
+pytestmark = pytest.mark.django_db
+
+HOUR = timedelta(hours=1)
+
+
+@task("repeating.send")
+def send(cqt, to="", password=""): ...
+
+
+def make(**fields):
+    return RepeatingTask.objects.create(
+        **{"func_name": send.name, "crontab": "0 8 * * *", **fields}
+    )
+
+
+def again(row):
+    return RepeatingTask.objects.get(id=row.id)
+
+
+def in_db(row, **changes):
+    RepeatingTask.objects.filter(id=row.id).update(**changes)
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "repeating.send 0 8 * * *"),
+        ({"args": ["a"], "crontab": "@daily"}, 'repeating.send("a") @daily'),
+        (
+            {"kwargs": {"to": "a", "password": "x"}},
+            'repeating.send(password="***", to="a") 0 8 * * *',
+        ),
+        ({"timezone": "Asia/Tokyo"}, "repeating.send 0 8 * * * Asia/Tokyo"),
+        ({"kind": "DAYS", "every": 2}, "repeating.send every 2 days"),
+        ({"name": "morning mail"}, "morning mail"),
+    ],
+)
+def test_without_a_name_it_gets_one_that_says_what_and_when(fields, name):
+    assert make(**fields).name == name
+
+
+def test_long_names_are_cut_and_stay_different():
+    names = {make(kwargs={"to": "x" * 300 + end}).name for end in "ab"}
+    assert [len(name) for name in names] == [200, 200]
+
+
+# The next run.
+
+
+def test_a_new_one_is_due_at_its_next_slot():
+    row = make(timezone="Asia/Kathmandu")
+    ahead = row.next_run - database.read_clock()
+    assert timedelta(0) < ahead <= timedelta(days=1)
+    assert (row.next_run.hour, row.next_run.minute) == (2, 15)
+    assert row.planned
+
+
+def test_every_n_is_counted_from_when_it_was_saved_and_begins_at_once():
+    row = make(kind="HOURS", every=6)
+    assert row.start == row.next_run
+    assert row.start.microsecond == 0
+    assert timedelta(0) < row.start - database.read_clock() + timedelta(seconds=1) <= 2 * HOUR
+    assert row.upcoming(2) == [row.start, row.start + 6 * HOUR]
+
+
+def test_saving_an_unrelated_field_does_not_move_it():
+    row = make()
+    moved = row.next_run + timedelta(minutes=1)
+    in_db(row, next_run=moved, run_count=7, repeats=3)  # a worker, while somebody types
+    row.name, row.queue = "another", "default"
+    row.save()
+    kept = again(row)
+    assert (kept.next_run, kept.run_count, kept.repeats) == (moved, 7, 3)
+    assert kept.name == "another"
+
+
+def test_nor_does_saving_what_was_loaded_in_part():
+    row = make()
+    moved = row.next_run + timedelta(minutes=1)
+    part = RepeatingTask.objects.only("name").get()
+    in_db(row, next_run=moved)
+    part.name = "another"
+    part.save()
+    assert (again(row).name, again(row).next_run) == ("another", moved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crontab": "30 9 * * *"},
+        {"timezone": "Asia/Kathmandu"},
+        {"kind": "MINUTES"},
+        {"start": datetime(2999, 1, 1, tzinfo=UTC)},
+    ],
+)
+def test_another_timing_moves_it(change):
+    row = make()
+    before = row.next_run
+    for name, value in change.items():
+        setattr(row, name, value)
+    row.save()
+    assert again(row).next_run == row.next_run != before
+
+
+def test_what_only_update_fields_names_is_written_and_planned_for():
+    row = make()
+    before = row.next_run
+    row.crontab, row.queue = "30 9 * * *", "nowhere"
+    row.save(update_fields=["crontab"])
+    assert again(row).next_run != before
+    assert again(row).queue == ""
+
+
+def test_set_by_hand_it_stays_until_it_was():
+    row = make()
+    by_hand = database.read_clock().replace(microsecond=0) + timedelta(minutes=7)
+    row.next_run = by_hand
+    row.save()
+    row.name = "another"
+    row.save()
+    assert again(row).next_run == by_hand
+    assert row.upcoming(2)[0] == by_hand
+    row.next_run = None
+    row.save()
+    assert again(row).next_run not in (None, by_hand)
+
+
+def test_set_by_hand_together_with_another_crontab_it_stays():
+    row = make()
+    by_hand = database.read_clock() + timedelta(minutes=7)
+    row.crontab, row.next_run = "30 9 * * *", by_hand
+    row.save()
+    assert again(row).next_run == by_hand
+
+
+def test_disabled_it_has_none_and_enabled_it_has_one_that_lies_ahead():
+    row = make()
+    assert repeating.enable([row], on=False) == 1
+    assert (again(row).enabled, again(row).next_run, again(row).planned) == (False, None, False)
+    assert repeating.enable([again(row)]) == 1
+    assert again(row).next_run > database.read_clock()
+    assert repeating.enable([again(row)]) == 0
+
+
+def test_there_is_none_after_the_end_or_the_last_repeat():
+    past = database.read_clock() - HOUR
+    assert make(name="ended", start=past - HOUR, end=past).next_run is None
+    assert make(name="used up", repeats=0).next_run is None
+    assert make(name="twice", repeats=2, kind="HOURS").upcoming(5)[2:] == []
+
+
+def test_once_in_the_past_is_over_but_not_if_it_was_meant_for_now():
+    now = database.read_clock()
+    assert make(name="old", kind="ONCE", start=now - timedelta(days=1)).next_run is None
+    assert make(name="new", kind="ONCE", start=now - timedelta(minutes=5)).next_run
+
+
+# What is refused.
+
+
+def test_a_timing_that_makes_no_sense_is_refused_when_it_is_saved():
+    with pytest.raises(InvalidSchedule, match="61 25"):
+        make(crontab="61 25 * * *")
+    row = make()
+    row.timezone = "Europe/Pariss"
+    with pytest.raises(InvalidSchedule, match="Did you mean Europe/Paris"):
+        row.save()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "said"),
+    [
+        ({"func_name": "os.system"}, "func_name", "decorate the function with @task"),
+        ({"crontab": "61 25 * * *"}, "crontab", "out of range"),
+        ({"crontab": "0 0 30 2 *"}, "crontab", "never comes"),
+        ({"timezone": "Mars/Olympus"}, "timezone", "There is no time zone"),
+        ({"kind": "ONCE"}, "start", "Say when"),
+        ({"kind": "DAYS", "every": 0}, "every", "above 0"),
+        ({"queue": "nobody"}, "queue", "No queue 'nobody' is known"),
+        ({"queue": "no queue!"}, "queue", "can't name a queue"),
+        ({"priority": 101}, "priority", "from -100 to 100"),
+        ({"args": [1, 2, 3]}, "args", "too many positional"),
+        ({"args": {"to": 1}}, "args", "JSON list"),
+        ({"kwargs": {"too": 1}}, "kwargs", "unexpected keyword"),
+        ({"kwargs": []}, "kwargs", "JSON object"),
+        ({"repeats": -2}, "repeats", "-1 or nothing"),
+        ({"catch_up": "ALL", "catch_up_limit": 0}, "catch_up_limit", "from 1 to 1000"),
+        ({"result_ttl": timedelta(days=-1)}, "result_ttl", "not negative"),
+    ],
+)
+def test_a_form_is_told_which_field_and_why(fields, field, said):
+    start = None if fields.get("kind") == "ONCE" else datetime(2026, 1, 1, tzinfo=UTC)
+    row = RepeatingTask(**{"func_name": send.name, "name": "x", "start": start, **fields})
+    with pytest.raises(ValidationError) as caught:
+        row.full_clean()
+    assert said in str(caught.value.message_dict[field])
+
+
+def test_two_of_the_same_are_told_apart_by_a_name():
+    make()
+    with pytest.raises(ValidationError) as caught:
+        RepeatingTask(func_name=send.name, crontab="0 8 * * *").full_clean()
+    assert list(caught.value.message_dict) == ["name"]
