@@ -16,11 +16,13 @@ import signal
 import socket
 import threading
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
+from django.utils import timezone
 
 
 def apply(names, patch=setattr):
@@ -880,3 +882,88 @@ def interrupts_nobody(patch):
     from cq import interrupts
 
     patch(interrupts._Watch, "_look", lambda self, held: None)
+
+
+# Repeating tasks.
+
+
+@mutant
+def slots_moved_blindly(patch):
+    """Read, then write: whoever has seen a slot makes its task, whatever became of it meanwhile."""
+    from cq import firing
+
+    def advance(row, following, missed):
+        changes = {"next_run": following, "planned": True}
+        return bool(firing.repeating.rows().filter(id=row.id).update(**changes))
+
+    patch(firing, "_advance", advance)
+
+
+@mutant
+def slots_moved_before(patch):
+    """The next run is moved on in a transaction of its own, before the task is made."""
+    from cq import firing
+
+    advance = firing._advance
+
+    def apart(*args):
+        moved = []
+
+        def write():
+            moved.append(advance(*args))
+            connections.close_all()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        return moved[0]
+
+    patch(firing, "_advance", apart)
+
+
+@mutant
+def fires_by_its_own_clock(patch):
+    from cq import firing
+
+    def soon():
+        now = timezone.now()
+        rows = firing.repeating.rows().filter(enabled=True, next_run__lte=now + firing.LOOK)
+        found = list(rows.order_by("next_run"))
+        for row in found:
+            row.clock = now
+        return found
+
+    patch(firing, "_soon", soon)
+
+
+@mutant
+def fault_fires_slowly(patch):
+    """Time to be killed between moving a schedule on and making its task, and after that."""
+    from cq import firing
+
+    make = firing._make
+
+    def slowly(*args, **kwargs):
+        time.sleep(random.uniform(0, 0.2))
+        made = make(*args, **kwargs)
+        time.sleep(random.uniform(0, 0.2))
+        return made
+
+    patch(firing, "_make", slowly)
+
+
+def _shifted(patch, seconds):
+    now, moment = time.time, timezone.now
+    patch(time, "time", lambda: now() + seconds)
+    patch(timezone, "now", lambda: moment() + timedelta(seconds=seconds))
+
+
+@mutant
+def fault_clock_fast(patch):
+    """This host's clock is an hour fast."""
+    _shifted(patch, 3600)
+
+
+@mutant
+def fault_clock_slow(patch):
+    _shifted(patch, -3600)

@@ -167,3 +167,9 @@ def link(cqt, value, name, number):
 
 def after_link(value, number):
     return (31 * (value or 0) + number) % 1_000_003
+
+
+@task("faults.slot")
+def slot(cqt, name, base, first):
+    """Its number says for which slot it is."""
+    leave(name, base + round((cqt.scheduled_for - first).total_seconds()))

@@ -9,6 +9,7 @@ from tests.faults import (  # noqa: F401
     bells,
     durability,
     races,
+    schedules,
     sessions,
     transports,
     workflows,
