@@ -60,7 +60,7 @@ class Settings:
     retries: int = 0
     """How often a failed task is run again, where its `@task` does not say."""
     timeout: float | None = None
-    """Seconds a run may take, where its `@task` does not say. Not enforced yet."""
+    """Seconds a run may take, where its `@task` does not say."""
     max_payload: int = 1024 * 1024
     """Bytes of JSON that a task's arguments, or its result, may take."""
     max_depth: int = 50

@@ -261,13 +261,17 @@ def _reconcile(declaration: Declaration) -> str:
     before = row.declared
     if before == says:
         return ""
-    if before is not None:  # else it was made by hand, and is only taken notice of
-        for name in {*says, *before}:
-            if _is_untouched(row, name, before):
-                setattr(row, name, says.get(name, _default(name)))
     row.declared = says
+    if before is None:
+        row.save()
+        return "found, made by hand"
+    wanted = {name: says.get(name, _default(name)) for name in {*says, *before}}
+    untouched = [name for name in wanted if _is_untouched(row, name, before)]
+    changed = [name for name in untouched if getattr(row, name) != wanted[name]]
+    for name in changed:
+        setattr(row, name, wanted[name])
     row.save()
-    return "changed" if before is not None else "found, made by hand"
+    return "changed" if changed else ""
 
 
 def _add(declaration: Declaration, says: dict[str, Any]) -> str:

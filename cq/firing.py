@@ -143,7 +143,7 @@ def _take_here(row: RepeatingTask, slot: datetime, following: datetime | None, m
         call = repeating.call_of(row)
     except InvalidSchedule as error:
         logger.error("%s can't fire: %s", row, error)  # noqa: TRY400  (its text says all)
-        _write(row, error=str(error))
+        _write(row, error=str(error), miss_count=F("miss_count") + 1)
         return True
     if _is_kept_back(row, slot):
         _write(row, skip_count=F("skip_count") + 1, last_skip=slot)

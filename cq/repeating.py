@@ -216,9 +216,8 @@ def _bounded(name: str) -> str:
 def _when(row: RepeatingTask) -> str:
     if row.kind == Kind.CRONTAB:
         return row.crontab
-    if row.kind == Kind.ONCE:
-        return f"once, {row.start.astimezone(UTC).isoformat()}" if row.start else "once"
-    return f"every {row.every} {row.kind.lower()}"
+    how = "once" if row.kind == Kind.ONCE else f"every {row.every} {row.kind.lower()}"
+    return f"{how} from {row.start.astimezone(UTC).isoformat()}" if row.start else how
 
 
 def _brief(value: Any) -> str:
@@ -276,7 +275,11 @@ def _is_to_be_planned(row: RepeatingTask, changed: set[str]) -> bool:
     by_hand = "next_run" in changed and row.next_run is not None
     if changed & set(TIMING):
         return not by_hand or not row.enabled
-    return row.enabled and row.next_run is None and bool(changed & {"next_run", "repeats"})
+    if "repeats" in changed and row.repeats == 0:  # whatever it was due for
+        return True
+    # None was left, or was removed, or it was put aside: whoever saves it has mended it.
+    is_open = bool(changed & {"next_run", "repeats"}) or bool(row.error)
+    return row.enabled and row.next_run is None and is_open
 
 
 def rows() -> models.QuerySet[RepeatingTask]:

@@ -219,6 +219,7 @@ def test_arguments_that_do_not_fit_any_more_are_said_on_the_schedule_and_it_goes
     assert fire() == []
     row.refresh_from_db()
     assert "too many positional arguments" in row.error
+    assert row.miss_count == 1
     assert row.next_run > now()
     row.args = []
     row.next_run = now()

@@ -48,6 +48,10 @@ def in_db(row, **changes):
         ),
         ({"timezone": "Asia/Tokyo"}, "repeating.send 0 8 * * * Asia/Tokyo"),
         ({"kind": "DAYS", "every": 2}, "repeating.send every 2 days"),
+        (
+            {"kind": "ONCE", "start": datetime(2999, 1, 1, tzinfo=UTC)},
+            "repeating.send once from 2999-01-01T00:00:00+00:00",
+        ),
         ({"name": "morning mail"}, "morning mail"),
     ],
 )
@@ -163,6 +167,23 @@ def test_there_is_none_after_the_end_or_the_last_repeat():
     assert make(name="ended", start=past - HOUR, end=past).next_run is None
     assert make(name="used up", repeats=0).next_run is None
     assert make(name="twice", repeats=2, kind="HOURS").upcoming(5)[2:] == []
+
+
+def test_without_repeats_left_it_is_over_at_once():
+    row = make()
+    row.repeats = 0
+    row.save()
+    assert again(row).next_run is None
+    assert row.upcoming() == []
+
+
+def test_what_was_put_aside_is_planned_anew_whatever_was_mended():
+    row = make()
+    in_db(row, next_run=None, planned=True, error="what it was")
+    row = again(row)
+    row.args = ["mended"]
+    row.save()
+    assert (again(row).error, again(row).next_run is None) == ("", False)
 
 
 def test_once_in_the_past_is_over_but_not_if_it_was_meant_for_now():

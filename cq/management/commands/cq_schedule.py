@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from cq import declared, repeating
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask
+from cq.words import in_words
 
 
 class Command(BaseCommand):
@@ -57,7 +58,7 @@ class Command(BaseCommand):
             self.stdout.write("There are no repeating tasks.")
         for row in rows:
             self.stdout.write(row.name)
-            self.stdout.write(f"  calls    {row.func_name}")
+            self.stdout.write(f"  calls    {row.func_name}: {in_words(row)}")
             self.stdout.write(f"  next     {_next(row)}")
             self.stdout.write(
                 f"  last     {_said(row.last_run)}; {row.run_count} runs, "
