@@ -6,21 +6,17 @@ a page can show; a tree of a million tasks costs a page no more queries than a s
 
 from __future__ import annotations
 
-import json
 import logging
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count, Exists, OuterRef, QuerySet
-from django.urls import reverse
-from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 
 from cq import maintenance, registry
+from cq.admin import showing
 from cq.models import Task, Worker
 from cq.states import Status
 
@@ -36,8 +32,6 @@ else:
 
 SUBTASKS_SHOWN = 25
 LINES_SHOWN = 500
-LONGEST = 10_000
-EMPTY = "-"
 
 # What the list does not show, and should not load.
 _HEAVY = (
@@ -202,69 +196,69 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
 
     @admin.display(description="status", ordering="status")
     def shown_status(self, task: Task[Any]) -> str:
-        return _status(task.status)
+        return showing.status(task.status)
 
     # By id, as that has an index: in the order in which they were made.
     @admin.display(description="submitted", ordering="id")
     def submitted_at(self, task: Task[Any]) -> str:
-        return _moment(task.submitted)
+        return showing.moment(task.submitted)
 
     @admin.display(description="started", ordering="started")
     def started_at(self, task: Task[Any]) -> str:
-        return _moment(task.started)
+        return showing.moment(task.started)
 
     @admin.display(description="finished", ordering="finished")
     def finished_at(self, task: Task[Any]) -> str:
-        return _moment(task.finished)
+        return showing.moment(task.finished)
 
     @admin.display(description="not before")
     def run_after_at(self, task: Task[Any]) -> str:
-        return _moment(task.run_after)
+        return showing.moment(task.run_after)
 
     @admin.display(description="expires")
     def expires_at_(self, task: Task[Any]) -> str:
-        return _moment(task.expires_at)
+        return showing.moment(task.expires_at)
 
     @admin.display(description="kept until")
     def pruned_at(self, task: Task[Any]) -> str:
-        return _moment(task.prune_at)
+        return showing.moment(task.prune_at)
 
     @admin.display(description="took")
     def duration(self, task: Task[Any]) -> str:
         if task.started is None or task.finished is None:
-            return EMPTY
+            return showing.EMPTY
         return f"{(task.finished - task.started).total_seconds():,.3f} s"
 
     @admin.display(description="progress")
     def shown_progress(self, task: Task[Any]) -> str:
         done, total, message = task.progress
         if not (done or total):
-            return message or EMPTY
+            return message or showing.EMPTY
         return f"{done:g}{'' if total is None else f' of {total:g}'} {message}".strip()
 
     @admin.display(description="arguments")
     def shown_arguments_(self, task: Task[Any]) -> str:
         args, kwargs = task.shown_arguments
-        given = [_json(value) for value in args]
-        given += [f"{name}={_json(value)}" for name, value in kwargs.items()]
-        return _text(",\n".join(given))
+        given = [showing.as_json(value) for value in args]
+        given += [f"{name}={showing.as_json(value)}" for name, value in kwargs.items()]
+        return showing.text(",\n".join(given))
 
     @admin.display(description="result")
     def shown_result(self, task: Task[Any]) -> str:
         has_result = task.status in (Status.SUCCESS, Status.INCOMPLETE)
-        return _text(_json(task.result)) if has_result else EMPTY
+        return showing.text(showing.as_json(task.result)) if has_result else showing.EMPTY
 
     @admin.display(description="meta")
     def shown_meta(self, task: Task[Any]) -> str:
-        return _text(_json(task.meta)) if task.meta else EMPTY
+        return showing.text(showing.as_json(task.meta)) if task.meta else showing.EMPTY
 
     @admin.display(description="error")
     def shown_error(self, task: Task[Any]) -> str:
-        return _text(task.error)
+        return showing.text(task.error)
 
     @admin.display(description="traceback")
     def shown_traceback(self, task: Task[Any]) -> str:
-        return _text(task.traceback)
+        return showing.text(task.traceback)
 
     @admin.display(description="options")
     def shown_options(self, task: Task[Any]) -> str:
@@ -274,14 +268,14 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     @admin.display(description="attempts")
     def shown_attempts(self, task: Task[Any]) -> str:
         if not task.attempts:
-            return EMPTY
+            return showing.EMPTY
         rows = (
             (
                 entry.get("number", ""),
-                _status(str(entry.get("outcome", ""))),
-                _moment_of(entry.get("started")),
-                _moment_of(entry.get("finished")),
-                str(entry.get("error", ""))[:LONGEST],
+                showing.status(str(entry.get("outcome", ""))),
+                showing.moment_of(entry.get("started")),
+                showing.moment_of(entry.get("finished")),
+                str(entry.get("error", ""))[: showing.LONGEST],
             )
             for entry in task.attempts[-LINES_SHOWN:]
         )
@@ -299,13 +293,15 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     def shown_log(self, task: Task[Any]) -> str:
         lines = task.logs
         if not lines:
-            return EMPTY
+            return showing.EMPTY
         rows = (
             (
-                _moment_of(line["timestamp"]),
+                showing.moment_of(line["timestamp"]),
                 logging.getLevelName(line["level"]),
                 line["message"],
-                EMPTY if line["origin"] == str(task.id) else _link(line["origin"], "subtask"),
+                showing.EMPTY
+                if line["origin"] == str(task.id)
+                else showing.link(line["origin"], "subtask"),
             )
             for line in lines[-LINES_SHOWN:]
         )
@@ -320,35 +316,43 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
 
     @admin.display(description="subtask of")
     def shown_parent(self, task: Task[Any]) -> str:
-        return _links(_rows(id=task.parent_id)) if task.parent_id else EMPTY
+        return showing.links(showing.rows(id=task.parent_id)) if task.parent_id else showing.EMPTY
 
     @admin.display(description="after")
     def shown_previous(self, task: Task[Any]) -> str:
-        return _links(_rows(id=task.previous_id)) if task.previous_id else EMPTY
+        return (
+            showing.links(showing.rows(id=task.previous_id)) if task.previous_id else showing.EMPTY
+        )
 
     @admin.display(description="followed by")
     def shown_successors(self, task: Task[Any]) -> str:
-        return _links(_rows(previous_id=task.id)[:SUBTASKS_SHOWN])
+        return showing.links(showing.rows(previous_id=task.id)[:SUBTASKS_SHOWN])
 
     @admin.display(description="returned, and waits for")
     def shown_returned(self, task: Task[Any]) -> str:
-        return _links(_rows(id=task.returned_id)) if task.returned_id else EMPTY
+        return (
+            showing.links(showing.rows(id=task.returned_id)) if task.returned_id else showing.EMPTY
+        )
 
     @admin.display(description="subtasks")
     def shown_subtasks(self, task: Task[Any]) -> str:
         """How many have which status, and the first few: by status, as the index has them."""
-        below = _rows(parent_id=task.id)
+        below = showing.rows(parent_id=task.id)
         counts = below.order_by("status").values_list("status").annotate(Count("id"))
         numbers = [
-            (f"{_list_url()}?parent={task.id}&status__exact={status}", number, _status(status))
+            (
+                f"{showing.list_url()}?parent={task.id}&status__exact={status}",
+                number,
+                showing.status(status),
+            )
             for status, number in counts
         ]
         if not numbers:
-            return EMPTY
+            return showing.EMPTY
         return format_html(
             "<div>{}</div>{}",
             format_html_join(", ", '<a href="{}">{} {}</a>', numbers),
-            _links(below.order_by("status")[:SUBTASKS_SHOWN]),
+            showing.links(below.order_by("status")[:SUBTASKS_SHOWN]),
         )
 
 
@@ -382,72 +386,17 @@ class WorkerAdmin(ReadOnly, WorkerAdminBase):
 
     @admin.display(description="started", ordering="started")
     def started_at(self, worker: Worker) -> str:
-        return _moment(worker.started)
+        return showing.moment(worker.started)
 
     @admin.display(description="last seen", ordering="seen")
     def seen_at(self, worker: Worker) -> str:
-        return _moment(worker.seen)
+        return showing.moment(worker.seen)
 
     @admin.display(description="runs")
     def running(self, worker: Worker) -> str:
-        held = _rows(status=Status.RUNNING, worker_id=worker.id)
-        return _links(held[:SUBTASKS_SHOWN])
+        held = showing.rows(status=Status.RUNNING, worker_id=worker.id)
+        return showing.links(held[:SUBTASKS_SHOWN])
 
     @admin.display(description="knows")
     def shown_functions(self, worker: Worker) -> str:
-        return _text("\n".join(worker.functions))
-
-
-def _rows(**conditions: Any) -> QuerySet[Task[Any]]:
-    """Other tasks, with what a link shows of them."""
-    rows: QuerySet[Task[Any]] = Task.objects.filter(**conditions)
-    return rows.only("id", "func_name", "label", "status").order_by("id")
-
-
-def _links(rows: Iterable[Task[Any]]) -> str:
-    found = format_html_join(
-        "",
-        "<div>{} {}</div>",
-        ((_status(task.status), _link(task.id, task.label or task.func_name)) for task in rows),
-    )
-    return format_html("<div>{}</div>", found) if found else EMPTY
-
-
-def _link(task_id: UUID | str, text: str) -> str:
-    url = reverse("admin:cq_task_change", args=[task_id])
-    return format_html('<a href="{}">{}</a>', url, text)
-
-
-def _list_url() -> str:
-    return reverse("admin:cq_task_changelist")
-
-
-def _status(status: str) -> str:
-    return format_html('<span class="cq-status cq-{}">{}</span>', status, status)
-
-
-def _text(text: str) -> str:
-    if not text:
-        return EMPTY
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}… [{len(text) - LONGEST} characters more]"
-    return format_html('<pre class="cq-text">{}</pre>', text)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False, indent=2)
-
-
-def _moment(value: datetime | None) -> str:
-    """To the millisecond, which Django's own formats do not show."""
-    if value is None:
-        return EMPTY
-    local = timezone.localtime(value) if timezone.is_aware(value) else value
-    return local.isoformat(sep=" ", timespec="milliseconds")[:23]
-
-
-def _moment_of(text: object) -> str:
-    try:
-        return _moment(parse_datetime(str(text)))
-    except ValueError:
-        return str(text)
+        return showing.text("\n".join(worker.functions))
