@@ -199,10 +199,22 @@ def call_named(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 def _called(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    args, kwargs = signature.shown(func_name, args, kwargs, {})
+    args, kwargs = _masked(func_name, args, kwargs)
     given = [_brief(value) for value in args]
     given += [f"{name}={_brief(value)}" for name, value in sorted(kwargs.items())]
     return f"{func_name}({', '.join(given)})" if given else func_name
+
+
+def shown_arguments(row: RepeatingTask) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """What it gives to its function, with what is sensitive as `***`."""
+    return _masked(row.func_name, row.args, row.kwargs)
+
+
+def _masked(func_name: str, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Also of a form that is not filled in yet, or a row that somebody wrote by hand."""
+    args = args if isinstance(args, Sequence) and not isinstance(args, str) else []
+    kwargs = kwargs if isinstance(kwargs, Mapping) else {}
+    return signature.shown(func_name, args, kwargs, {})
 
 
 def _bounded(name: str) -> str:
@@ -236,7 +248,9 @@ def changed_by_hand(row: RepeatingTask) -> dict[str, Any]:
 def remember(row: RepeatingTask) -> None:
     """What its columns hold: what differs from that later was changed here."""
     row.loaded = {
-        name: row.__dict__[name] for name in (*TIMING, *KEPT_BY_WORKERS) if name in row.__dict__
+        name: row.__dict__[name]
+        for name in ("func_name", *TIMING, *KEPT_BY_WORKERS)
+        if name in row.__dict__
     }
 
 

@@ -48,6 +48,7 @@ def _crontab_in_words(text: str) -> str:
     options.use_24hour_time_format = True
     try:
         fields = Crontab(text).fields
-        return cron_descriptor.get_description(" ".join((*fields[5:], *fields[:5])), options)
+        seconds_first = " ".join((*fields[5:], *fields[:5]))
+        return str(cron_descriptor.get_description(seconds_first, options))
     except (ValueError, *_UNKNOWN):
         return text

@@ -1,5 +1,5 @@
 """Django's admin: tasks and workers to look at, repeating tasks to make and change."""
 
-from cq.admin import tasks
+from cq.admin import outcomes, repeating, tasks
 
-__all__ = ("tasks",)
+__all__ = ("outcomes", "repeating", "tasks")

@@ -14,6 +14,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
 
 from cq.models import Task
+from cq.states import ANSWERED, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,18 @@ def links(rows: Iterable[Task[Any]]) -> str:
 def link(task_id: UUID | str, text: str) -> str:
     url = reverse("admin:cq_task_change", args=[task_id])
     return format_html('<a href="{}">{}</a>', url, text)
+
+
+def outcome_link(task_id: UUID, outcome: str, text: str) -> str:
+    """A link to the task among those that ended as it did."""
+    kind = "task"
+    if outcome == Status.SUCCESS:
+        kind = "successfultask"
+    elif outcome in ANSWERED:
+        kind = "failedtask"
+    return format_html(
+        '<a href="{}">{}</a>', reverse(f"admin:cq_{kind}_change", args=[task_id]), text
+    )
 
 
 def list_url() -> str:

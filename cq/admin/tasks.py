@@ -13,6 +13,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from cq import maintenance, registry
@@ -164,6 +165,7 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
             "Around it",
             {
                 "fields": (
+                    "shown_schedule",
                     "shown_parent",
                     "shown_previous",
                     "shown_successors",
@@ -313,6 +315,14 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
                 rows,
             ),
         )
+
+    @admin.display(description="run of")
+    def shown_schedule(self, task: Task[Any]) -> str:
+        row = task.repeating_task
+        if row is None:
+            return showing.EMPTY
+        url = reverse("admin:cq_repeatingtask_change", args=[row.pk])
+        return format_html('<a href="{}">{}</a>, {}', url, row.name, showing.moment(task.slot))
 
     @admin.display(description="subtask of")
     def shown_parent(self, task: Task[Any]) -> str:

@@ -1,0 +1,44 @@
+"""Tasks by how they ended: the successful ones, and those that failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+
+from cq.admin.tasks import FunctionFilter, PlaceFilter, QueueFilter, TaskAdmin
+from cq.models import FailedTask, SuccessfulTask, Task
+from cq.states import ANSWERED, Status
+
+if TYPE_CHECKING:
+    from django.http import HttpRequest
+
+
+class FailureFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status__exact"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [(status, status) for status in sorted(ANSWERED)]
+
+    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(status=self.value()) if self.value() else queryset
+
+
+@admin.register(SuccessfulTask)
+class SuccessfulTaskAdmin(TaskAdmin):
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        return (QueueFilter, FunctionFilter, PlaceFilter)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Task[Any]]:
+        return super().get_queryset(request).filter(status=Status.SUCCESS)
+
+
+@admin.register(FailedTask)
+class FailedTaskAdmin(TaskAdmin):
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        return (FailureFilter, QueueFilter, FunctionFilter, PlaceFilter)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Task[Any]]:
+        return super().get_queryset(request).filter(status__in=ANSWERED)

@@ -1,0 +1,322 @@
+"""Repeating tasks in the admin: the form, what it comes to, the list, and what can be done there."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.urls import reverse
+
+from cq import database, firing, task
+from cq.models import RepeatingTask, Task
+from cq.states import Status
+
+pytestmark = pytest.mark.django_db
+
+LIST = reverse("admin:cq_repeatingtask_changelist")
+ADD = reverse("admin:cq_repeatingtask_add")
+EVIL = "<script>alert(1)</script>"
+
+
+@task("admin.mail")
+def mail(cqt, to="", password=""): ...
+
+
+def make(**fields):
+    return RepeatingTask.objects.create(
+        **{"func_name": mail.name, "name": "mail", "crontab": "0 8 * * *", **fields}
+    )
+
+
+def change(row):
+    return reverse("admin:cq_repeatingtask_change", args=[row.pk])
+
+
+def preview(row=None):
+    return reverse("admin:cq_repeatingtask_preview", args=[row.pk if row else 0])
+
+
+def fill(client, row=None, **fields):
+    """What a browser would send: the form as it is shown, and what somebody has typed."""
+    response = client.get(change(row) if row else ADD)
+    form = response.context["adminform"].form
+    data = {}
+    for bound in form:
+        widget = bound.field.widget
+        names = [bound.html_name]
+        if bound.field.show_hidden_initial:
+            names.append(bound.html_initial_name)
+        for name in names:
+            context = widget.get_context(name, bound.value(), {})["widget"]
+            for part in context.get("subwidgets") or [context]:
+                value = part["value"]
+                if part.get("type") == "checkbox":
+                    value = "on" if part["attrs"].get("checked") else None
+                if isinstance(value, list):
+                    value = value[0] if value else ""
+                if value is not None:
+                    data[part["name"]] = value
+    data |= {"coalesce": "on", "enabled": "on"} if row is None else {}
+    return {key: value for key, value in {**data, **fields}.items() if value is not None}
+
+
+def post(client, url, data):
+    response = client.post(url, data)
+    if response.status_code == 200 and "adminform" in getattr(response, "context", {}):
+        pytest.fail(f"not saved: {response.context['adminform'].form.errors}")
+    return response
+
+
+def again(row):
+    return RepeatingTask.objects.get(pk=row.pk)
+
+
+# The form.
+
+
+def test_one_is_made_with_a_function_from_the_list(admin_client):
+    page = admin_client.get(ADD).content.decode()
+    assert '<option value="admin.mail">' in page
+    assert "Decorate it with @task" in page
+    post(admin_client, ADD, fill(admin_client, func_name=mail.name, crontab="0 8 * * mon-fri"))
+    row = RepeatingTask.objects.get()
+    assert row.name == "admin.mail 0 8 * * mon-fri"
+    assert (row.args, row.kwargs, row.priority) == ([], {}, None)
+    assert row.next_run > database.read_clock()
+
+
+@pytest.mark.parametrize(
+    ("typed", "field", "said"),
+    [
+        ({"crontab": "61 25 * * *"}, "crontab", "out of range"),
+        ({"timezone": "Europe/Pariss"}, "timezone", "Did you mean Europe/Paris?"),
+        ({"func_name": ""}, "func_name", "required"),
+        ({"func_name": "os.system"}, "func_name", "Select a valid choice"),
+        ({"queue": "nobody"}, "queue", "No queue"),
+        ({"args": "[1, 2, 3]"}, "args", "too many positional"),
+        ({"args": "[1"}, "args", "valid JSON"),
+        ({"args": '"x"'}, "args", "JSON list"),
+        ({"kwargs": '"x"'}, "kwargs", "JSON object"),
+        ({"kwargs": '{"too": 1}'}, "kwargs", "unexpected keyword"),
+        ({"kind": "DAYS", "every": "0"}, "every", "above 0"),
+        ({"kind": "ONCE"}, "start", "Say when"),
+        ({"priority": "1000"}, "priority", "from -100 to 100"),
+    ],
+)
+def test_an_error_stands_at_its_field(admin_client, typed, field, said):
+    data = fill(admin_client, **{"func_name": mail.name, **typed})
+    errors = admin_client.post(ADD, data).context["adminform"].form.errors
+    assert said in str(errors[field])
+    assert list(errors) == [field]
+    assert not RepeatingTask.objects.exists()
+
+
+def test_saving_an_unrelated_field_leaves_what_workers_wrote_meanwhile(admin_client):
+    row = make(repeats=9)
+    moved = row.next_run + timedelta(days=1, microseconds=7)
+    data = fill(admin_client, row, name="renamed")
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=moved, repeats=8, run_count=1)
+    post(admin_client, change(row), data)
+    kept = again(row)
+    assert (kept.name, kept.next_run, kept.repeats, kept.run_count) == ("renamed", moved, 8, 1)
+
+
+def test_saving_nothing_changes_nothing_to_the_microsecond(admin_client):
+    start = database.read_clock().replace(microsecond=0) + timedelta(microseconds=1234)
+    row = make(kind="DAYS", start=start, kwargs={"to": "me", "password": "secret"})
+    before = RepeatingTask.objects.values().get()
+    post(admin_client, change(row), fill(admin_client, row))
+    assert RepeatingTask.objects.values().get() == before
+
+
+def test_the_next_run_can_be_set_and_found_anew(admin_client):
+    row = make()
+    data = fill(admin_client, row, next_run_0="2999-01-01", next_run_1="12:00:00")
+    post(admin_client, change(row), data)
+    assert again(row).next_run.year == 2999
+    data = fill(admin_client, row, next_run_0="", next_run_1="")
+    post(admin_client, change(row), data)
+    assert again(row).next_run == row.next_run
+
+
+def test_a_secret_is_not_shown_and_not_lost(admin_client):
+    row = make(kwargs={"to": "me", "password": "hush"}, name="")
+    for page in (admin_client.get(change(row)), admin_client.get(LIST)):
+        assert "hush" not in page.content.decode()
+    typed = json.dumps({"to": "you", "password": "***"})
+    post(admin_client, change(row), fill(admin_client, row, kwargs=typed))
+    assert again(row).kwargs == {"to": "you", "password": "hush"}
+
+
+def test_who_may_only_look_sees_no_secret_and_no_form(client):
+    row = make(kwargs={"password": "hush"})
+    user = User.objects.create(username="looks", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_repeatingtask"))
+    client.force_login(user)
+    page = client.get(change(row)).content.decode()
+    assert "hush" not in page
+    assert "***" in page
+    assert "Run now" not in page
+    assert client.post(preview(row), {}).status_code == 403
+    run = reverse("admin:cq_repeatingtask_run", args=[row.pk])
+    assert client.post(run).status_code == 403
+    client.post(LIST, {"action": "run_now", "_selected_action": [row.pk]})
+    assert not Task.objects.exists()
+
+
+# What it comes to.
+
+
+def test_it_is_said_in_words_with_the_next_five_runs_in_its_zone_and_in_utc(admin_client):
+    data = fill(
+        admin_client, func_name=mail.name, crontab="0 8 * * mon-fri", timezone="Asia/Kathmandu"
+    )
+    answer = admin_client.post(preview(), data).json()
+    assert answer["errors"] == {}
+    assert "At 08:00, Monday through Friday, Asia/Kathmandu time" in answer["html"]
+    assert answer["html"].count("08:00:00 +0545") == answer["html"].count("02:15:00 UTC") == 5
+
+
+def test_errors_come_while_it_is_filled_in(admin_client):
+    data = fill(admin_client, func_name=mail.name, crontab="0 0 31 2 *")
+    answer = admin_client.post(preview(), data).json()
+    assert "never comes" in answer["errors"]["crontab"][0]
+    assert "never comes" in answer["html"]
+
+
+def test_what_comes_of_another_timing_is_shown_before_it_is_saved(admin_client):
+    row = make()
+    answer = admin_client.post(preview(row), fill(admin_client, row, crontab="30 9 * * *")).json()
+    assert answer["html"].count("09:30:00 UTC") == 10
+    assert again(row).crontab == "0 8 * * *"
+
+
+def test_a_disabled_one_and_a_finished_one_are_said_to_be(admin_client):
+    off = fill(admin_client, func_name=mail.name, enabled=None)
+    assert "not enabled" in admin_client.post(preview(), off).json()["html"]
+    over = fill(admin_client, func_name=mail.name, repeats="0")
+    assert "no further run" in admin_client.post(preview(), over).json()["html"]
+
+
+# The list, and the last run.
+
+
+def fire(row, status=Status.SUCCESS):
+    moment = database.read_clock() - timedelta(seconds=1)
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=moment)
+    firing.step()
+    Task.objects.update(status=status)
+    return Task.objects.get()
+
+
+@pytest.mark.parametrize(
+    ("status", "entry"),
+    [
+        (Status.SUCCESS, "successfultask"),
+        (Status.FAILURE, "failedtask"),
+        (Status.INCOMPLETE, "failedtask"),
+        (Status.LOST, "failedtask"),
+        (Status.RUNNING, "task"),
+    ],
+)
+def test_the_last_run_leads_to_its_task_among_those_that_ended_so(admin_client, status, entry):
+    row = make()
+    made = fire(row, status)
+    url = reverse(f"admin:cq_{entry}_change", args=[made.pk])
+    for page in (LIST, change(row)):
+        assert url in admin_client.get(page).content.decode()
+    response = admin_client.get(url)
+    assert response.status_code == 200
+    assert change(row) in response.content.decode()
+
+
+def test_successful_and_failed_tasks_are_entries_of_their_own(admin_client):
+    for status in Status:
+        Task(func_name=f"is.{status}", status=status).save()
+    names = [f"is.{status}" for status in Status]
+
+    def listed(entry):
+        page = admin_client.get(reverse(f"admin:cq_{entry}_changelist")).content.decode()
+        return [name for name in names if name in page]
+
+    assert listed("successfultask") == ["is.SUCCESS"]
+    assert sorted(listed("failedtask")) == ["is.FAILURE", "is.INCOMPLETE", "is.LOST"]
+    assert "Successful tasks" in admin_client.get(reverse("admin:index")).content.decode()
+
+
+def test_a_function_that_no_code_defines_is_shown_as_broken_and_can_be_disabled(admin_client):
+    row = make()
+    RepeatingTask.objects.filter(pk=row.pk).update(func_name=f"gone.{EVIL}")
+    for url in (LIST, change(row)):
+        page = admin_client.get(url).content.decode()
+        assert "no code defines it" in page
+        assert EVIL not in page
+    post(admin_client, change(row), fill(admin_client, row, enabled=None))
+    assert not again(row).enabled
+    data = {"action": "run_now", "_selected_action": [row.pk]}
+    assert "decorate the function" in admin_client.post(LIST, data, follow=True).content.decode()
+
+
+def test_the_broken_and_the_declared_can_be_picked_out(admin_client):
+    make(name="whole")
+    broken = make(name="in pieces")
+    RepeatingTask.objects.filter(pk=broken.pk).update(func_name="gone.away")
+    page = admin_client.get(LIST, {"state": "broken"}).content.decode()
+    assert ("in pieces" in page, "whole" in page) == (True, False)
+    assert "in pieces" not in admin_client.get(LIST, {"state": "declared"}).content.decode()
+
+
+def test_what_was_changed_against_the_code_is_marked(admin_client):
+    row = make(declared={"crontab": "0 9 * * *"})
+    assert "changed here" in admin_client.get(LIST).content.decode()
+    page = admin_client.get(change(row)).content.decode()
+    assert "Code declared it, and does not any more" in page
+
+
+def test_a_hundred_cost_no_more_queries_than_two(admin_client, django_assert_num_queries):
+    make()
+    with django_assert_num_queries(5):
+        admin_client.get(LIST)
+    for number in range(20):
+        make(name=f"{number}")
+    with django_assert_num_queries(5):
+        admin_client.get(LIST)
+
+
+# Doing.
+
+
+def act(client, action, *rows):
+    data = {"action": action, "_selected_action": [row.pk for row in rows]}
+    return client.post(LIST, data, follow=True).content.decode()
+
+
+def test_they_are_run_disabled_and_enabled_by_actions(admin_client):
+    row = make()
+    assert "was made a task" in act(admin_client, "run_now", row)
+    assert Task.objects.get().repeating_task == row
+    act(admin_client, "disable", row)
+    assert (again(row).enabled, again(row).next_run) == (False, None)
+    act(admin_client, "enable", row)
+    assert (again(row).enabled, again(row).next_run is None) == (True, False)
+
+
+def test_run_now_is_a_button_too(admin_client):
+    row = make()
+    url = reverse("admin:cq_repeatingtask_run", args=[row.pk])
+    assert url in admin_client.get(change(row)).content.decode()
+    assert admin_client.get(url).status_code == 405
+    page = admin_client.post(url, follow=True).content.decode()
+    assert "was made a task" in page
+    assert Task.objects.get().repeating_task == row
+
+
+def test_one_is_deleted_and_its_tasks_stay(admin_client):
+    row = make()
+    row.run_now()
+    url = reverse("admin:cq_repeatingtask_delete", args=[row.pk])
+    admin_client.post(url, {"post": "yes"})
+    assert not RepeatingTask.objects.exists()
+    assert Task.objects.get().repeating_task is None
