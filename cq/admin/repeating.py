@@ -51,7 +51,7 @@ class RepeatingTaskAdmin(Base):
     list_display = (
         *("name", "shown_function", "words", "shown_next", "shown_last", "counts", "enabled"),
     )
-    list_filter = ("enabled", "kind", BrokenFilter)
+    list_filter = ("enabled", BrokenFilter)
     search_fields = ("name", "func_name")
     actions = ("run_now", "enable", "disable")
     readonly_fields = (
@@ -159,9 +159,11 @@ class RepeatingTaskAdmin(Base):
     def shown_skip(self, row: RepeatingTask) -> str:
         return _local(row, row.last_skip) if row.last_skip else showing.EMPTY
 
-    @admin.display(description="runs / skipped / missed")
+    @admin.display(description="runs", ordering="run_count")
     def counts(self, row: RepeatingTask) -> str:
-        return f"{row.run_count:,} / {row.skip_count:,} / {row.miss_count:,}"
+        others = ((row.skip_count, "skipped"), (row.miss_count, "missed"))
+        said = [f"{number:,} {what}" for number, what in others if number]
+        return ", ".join([f"{row.run_count:,}", *said])
 
     @admin.display(description="error")
     def shown_error(self, row: RepeatingTask) -> str:
@@ -253,8 +255,8 @@ class RepeatingTaskAdmin(Base):
         except InvalidSchedule as error:
             self.message_user(request, f"{row}: {error}", messages.ERROR)
         else:
-            link = showing.link(task.id, "its task")
-            self.message_user(request, format_html("{} was made a task: {}.", row.name, link))
+            link = showing.link(task.id, row.name)
+            self.message_user(request, format_html("A task was made: {}", link))
 
     def _enable(self, request: HttpRequest, queryset: QuerySet[RepeatingTask], *, on: bool) -> None:
         changed = 0
@@ -290,10 +292,14 @@ def _preview(row: RepeatingTask) -> SafeString:
 
 def _local(row: RepeatingTask, moment: datetime) -> str:
     try:
-        return _at(moment.astimezone(repeating.zone_of(row)))
+        return _short(moment.astimezone(repeating.zone_of(row)))
     except InvalidSchedule:
-        return _at(moment.astimezone(UTC))
+        return _short(moment.astimezone(UTC))
 
 
 def _at(moment: datetime) -> str:
-    return f"{moment:%a %Y-%m-%d %H:%M:%S %Z}"
+    return f"{moment:%a} {_short(moment)}"
+
+
+def _short(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"

@@ -295,7 +295,7 @@ def act(client, action, *rows):
 
 def test_they_are_run_disabled_and_enabled_by_actions(admin_client):
     row = make()
-    assert "was made a task" in act(admin_client, "run_now", row)
+    assert "A task was made" in act(admin_client, "run_now", row)
     assert Task.objects.get().repeating_task == row
     act(admin_client, "disable", row)
     assert (again(row).enabled, again(row).next_run) == (False, None)
@@ -309,7 +309,7 @@ def test_run_now_is_a_button_too(admin_client):
     assert url in admin_client.get(change(row)).content.decode()
     assert admin_client.get(url).status_code == 405
     page = admin_client.post(url, follow=True).content.decode()
-    assert "was made a task" in page
+    assert "A task was made" in page
     assert Task.objects.get().repeating_task == row
 
 

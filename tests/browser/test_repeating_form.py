@@ -1,0 +1,127 @@
+"""The form of a repeating task, as somebody fills it in."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from cq import database, firing, task
+from cq.models import RepeatingTask, Task
+from cq.states import Status
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+expect = pytest.importorskip("playwright.sync_api").expect
+ADD = "/admin/cq/repeatingtask/add/"
+LIST = "/admin/cq/repeatingtask/"
+
+
+@task("browser.mail")
+def mail(cqt, to="", password=""): ...
+
+
+def make(**fields):
+    return RepeatingTask.objects.create(
+        **{"func_name": mail.name, "name": "mail", "crontab": "0 8 * * *", **fields}
+    )
+
+
+def test_it_says_what_it_comes_to_while_it_is_filled_in(page, picture):
+    page.goto(ADD)
+    panel = page.locator("#cq-preview")
+    expect(panel).to_contain_text("Every minute")
+    expect(page.locator(".field-every")).to_be_hidden()
+    picture(page, "empty")
+    page.select_option("#id_func_name", mail.name)
+    page.fill("#id_crontab", "0 8 * * mon-fri")
+    page.fill("#id_timezone", "Asia/Kathmandu")
+    expect(panel).to_contain_text("At 08:00, Monday through Friday, Asia/Kathmandu time")
+    rows = panel.locator("tr", has=page.locator("td"))
+    expect(rows).to_have_count(5)
+    for row in rows.all():
+        expect(row.locator("td").nth(0)).to_have_text(re.compile(r"08:00:00 \+0545"))
+        expect(row.locator("td").nth(1)).to_have_text(re.compile(r"02:15:00 UTC"))
+    picture(page, "filled")
+    page.click("input[name=_save]")
+    expect(page.locator(".messagelist")).to_contain_text("was added successfully")
+    assert RepeatingTask.objects.get().crontab == "0 8 * * mon-fri"
+
+
+def test_fields_come_and_go_with_the_type(page):
+    page.goto(ADD)
+    page.select_option("#id_kind", "DAYS")
+    expect(page.locator(".field-every")).to_be_visible()
+    expect(page.locator(".field-crontab")).to_be_hidden()
+    page.fill("#id_every", "2")
+    expect(page.locator("#cq-preview")).to_contain_text("Every 2 days")
+    page.select_option("#id_kind", "ONCE")
+    expect(page.locator(".field-every")).to_be_hidden()
+    expect(page.locator(".field-start .cq-live")).to_contain_text("Say when")
+    page.select_option("#id_catch_up", "ALL")
+    expect(page.locator(".field-catch_up_limit")).to_be_visible()
+    page.uncheck("#id_coalesce")
+    expect(page.locator(".field-coalesce_by")).to_be_hidden()
+
+
+def test_an_error_stands_at_its_field_before_it_is_saved_and_after(page, picture):
+    page.goto(ADD)
+    page.select_option("#id_func_name", mail.name)
+    page.fill("#id_crontab", "61 25 * * *")
+    page.fill("#id_args", "[1, 2, 3]")
+    page.fill("#id_timezone", "Europe/Pariss")
+    expect(page.locator(".field-timezone .cq-live")).to_contain_text("Did you mean Europe/Paris?")
+    expect(page.locator(".field-args .cq-live")).to_contain_text("too many positional arguments")
+    page.fill("#id_timezone", "Europe/Paris")
+    expect(page.locator(".field-timezone .cq-live")).to_have_count(0)
+    expect(page.locator(".field-crontab .cq-live")).to_contain_text("out of range")
+    picture(page, "errors")
+    page.click("input[name=_save]")
+    expect(page.locator(".field-crontab .errorlist")).to_contain_text("out of range")
+    expect(page.locator(".field-args .errorlist")).to_contain_text("too many positional arguments")
+    assert not RepeatingTask.objects.exists()
+
+
+def test_another_name_leaves_the_next_run_that_a_worker_moved_meanwhile(page):
+    row = make()
+    page.goto(f"{LIST}{row.pk}/change/")
+    moved = row.next_run + timedelta(days=1)
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=moved)
+    page.fill("#id_name", "renamed")
+    page.click("input[name=_save]")
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+    row.refresh_from_db()
+    assert (row.name, row.next_run) == ("renamed", moved)
+
+
+def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
+    row = make(kwargs={"to": "me", "password": "hush"})
+    broken = make(name="of a function that is gone")
+    RepeatingTask.objects.filter(pk=broken.pk).update(func_name="gone.away")
+    page.goto(f"{LIST}{row.pk}/change/")
+    page.click("text=Run now")
+    expect(page.locator(".messagelist")).to_contain_text("A task was made")
+    assert "hush" not in page.content()
+    picture(page, "change")
+    Task.objects.update(status=Status.FAILURE, error="ValueError: no")
+    page.goto(LIST)
+    picture(page, "list")
+    page.click("td.field-shown_last a")
+    expect(page).to_have_url(re.compile("/admin/cq/failedtask/"))
+    expect(page.locator("#content")).to_contain_text("ValueError: no")
+    page.get_by_role("link", name="mail", exact=True).click()
+    expect(page).to_have_url(re.compile(f"/repeatingtask/{row.pk}/"))
+
+
+def test_it_can_be_read_in_the_dark_and_on_a_telephone(page, picture):
+    row = make(declared={"crontab": "0 9 * * *"})
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=database.read_clock())
+    firing.step()
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.goto(f"{LIST}{row.pk}/change/")
+    expect(page.locator("#cq-preview")).to_contain_text("At 08:00")
+    picture(page, "dark")
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 400
