@@ -28,6 +28,16 @@ def add(cqt, a, b=1):
 
 
 @task
+def slot(cqt):
+    return cqt.scheduled_for
+
+
+@task
+def nap(cqt, seconds):
+    time.sleep(seconds)
+
+
+@task
 def add_to_previous(cqt, b):
     return cqt.previous.result + b
 
