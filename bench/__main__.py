@@ -34,6 +34,7 @@ PROGRAMS = (
     "million",
     "asgi",
     "memory",
+    "repeating",
     "sqlite",
 )
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
@@ -106,7 +107,11 @@ def _fire(row: RepeatingTask, now: datetime) -> None:
         return
     for slot, following in itertools.pairwise([*due, timing.after(due[-1])]):
         assert slot is not None
-        if not _take(row, slot, following, missed):
+        took = partial(_take, row, slot, following, missed)
+        if not database.in_transaction(took) or slot == due[-1]:
+            return  # another was here, or that was the last
+        row.refresh_from_db(fields=["next_run", "repeats", "last_run"])
+        if row.next_run is None:
             return
         missed = 0
 
@@ -127,14 +132,7 @@ def _wanted(row: RepeatingTask, timing: Timing, now: datetime) -> tuple[list[dat
 
 
 def _take(row: RepeatingTask, slot: datetime, following: datetime | None, missed: int) -> bool:
-    """The slot's task, or what keeps it from being made. False: that was the last, or another was here."""
-    if not database.in_transaction(lambda: _take_here(row, slot, following, missed)):
-        return False
-    row.refresh_from_db(fields=["next_run", "repeats"])
-    return row.next_run is not None
-
-
-def _take_here(row: RepeatingTask, slot: datetime, following: datetime | None, missed: int) -> bool:
+    """The slot's task, or what keeps it from being made. False: another was here."""
     database.bound_waits()
     # This locks the row: what is active is asked after it, and so by one at a time.
     if not _advance(row, following, missed):
@@ -167,7 +165,8 @@ def _advance(row: RepeatingTask, following: datetime | None, missed: int) -> boo
 
 def _is_kept_back(row: RepeatingTask, slot: datetime) -> bool:
     """Whether there is a task of this slot already (its next run was put back by hand), or an active one."""
-    if tasks().filter(repeating_task=row.id, slot=slot).exists():
+    fired = row.last_run is not None and slot <= row.last_run
+    if fired and tasks().filter(repeating_task=row.id, slot=slot).exists():
         return True
     if not row.coalesce:
         return False
@@ -184,7 +183,8 @@ def _names(func_name: str) -> Iterable[str]:
 
 def _make(row: RepeatingTask, call: Call, slot: datetime, **more: Any) -> Task[Any]:
     task = submission.submit(call, Place(repeating_task_id=row.id, slot=slot))
-    _write(row, run_count=F("run_count") + 1, last_run=slot, error="", **more)
+    last_run = max(slot, row.last_run or slot)  # what is not after it may have been fired
+    _write(row, run_count=F("run_count") + 1, last_run=last_run, error="", **more)
     return task
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from django.db import transaction
 
-from cq import group, task
+from cq import call_command, group, repeat, task
 from cq.models import Task
 from demo.counting.files import BROKEN, count, directories, is_text, python_files
 from demo.counting.models import BrokenFile, FileCount, Report
@@ -118,3 +118,7 @@ def write_report(cqt):
     FileCount.objects.bulk_create(files, batch_size=500)
     cqt.log(f"Report written: {report.files:,} files, {report.failed:,} of them failed")
     return report.id
+
+
+# A schedule: look at it in the admin, under Repeating tasks, and run it now.
+repeat("30 3 * * *", call_command, ("clearsessions",), name="forget old sessions")

@@ -203,6 +203,18 @@ def test_a_slot_that_was_fired_is_not_fired_again_when_the_next_run_is_put_back(
     assert Task.objects.filter(slot=slot).count() == 1
 
 
+def test_a_next_run_put_back_by_hand_fires_what_was_not_fired_and_nothing_twice():
+    row = due(timedelta(seconds=5), crontab="* * * * * *", coalesce=False, catch_up="ALL")
+    fire()
+    fired = set(Task.objects.values_list("slot", flat=True))
+    RepeatingTask.objects.filter(id=row.id).update(next_run=row.next_run - timedelta(seconds=3.5))
+    slots = [task.slot for task in fire()]
+    row.refresh_from_db()
+    assert fired < set(slots)
+    assert len(slots) == len(set(slots))
+    assert (row.error, row.last_run) == ("", max(slots))
+
+
 def test_a_function_that_is_not_known_here_is_left_to_others_and_fires_when_it_is_back():
     row = due(name="broken")
     RepeatingTask.objects.filter(id=row.id).update(func_name="gone.away")
