@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from croniter import croniter
 from croniter.croniter import CroniterBadDateError, CroniterError
@@ -149,8 +149,3 @@ def _ahead(moment: datetime, zone: tzinfo) -> timedelta:
 
 def _wall(moment: datetime, zone: tzinfo) -> datetime:
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
-
-
-def day_of(moment: datetime, zone: tzinfo) -> date:
-    """The date that the clock of `zone` shows."""
-    return _wall(moment, zone).date()

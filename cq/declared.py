@@ -6,11 +6,13 @@ import logging
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
+from django.utils import timezone
 
 from cq import database, repeating, signature
 from cq.exceptions import InvalidSchedule
@@ -18,12 +20,14 @@ from cq.payload import normalise
 from cq.registry import Definition
 from cq.repeating import When
 from cq.signature import Signature
-from cq.slots import Kind, Timing, zone_named
+from cq.slots import Timing, zone_named
 
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
 
 logger = logging.getLogger("cq.schedules")
+
+CONFLICT = "can't be as code says"
 
 M = TypeVar("M", bound=models.Model)
 
@@ -128,12 +132,20 @@ def _draft(
         raise InvalidSchedule(
             "crontab", "Give a crontab, a timedelta, or kind=… and what it needs."
         )
-    return database.repeating_model()(
+    if not isinstance(args, list | tuple):
+        raise InvalidSchedule("args", f"Give a list or tuple of arguments, not {args!r}.")
+    row = database.repeating_model()(
         func_name=_function_name(f),
         args=normalise(list(args), "args"),
         kwargs=normalise(dict(kwargs or {}), "kwargs"),
         **{**repeating.given_timing(when), **_checked(fields)},
     )
+    try:
+        row.clean_fields()
+    except ValidationError as error:
+        for name, messages in error.message_dict.items():
+            raise InvalidSchedule(name, f"{name}: {' '.join(messages)}") from error
+    return row
 
 
 def _function_name(f: Any) -> str:
@@ -147,12 +159,16 @@ def _function_name(f: Any) -> str:
 
 def _checked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     model = database.repeating_model()
-    known = {item.name for item in model._meta.concrete_fields} - {"id", "declared", "planned"}
+    kept = {"id", "declared", *repeating.KEPT_BY_WORKERS} - {"repeats"}
+    known = {item.name for item in model._meta.concrete_fields} - kept
     for name in fields:
         if name not in known:
             raise InvalidSchedule(
                 name, f"A repeating task has no {name!r}: {', '.join(sorted(known))}."
             )
+        value = fields[name]
+        if isinstance(value, datetime) and timezone.is_naive(value):
+            raise InvalidSchedule(name, f"{name!r} must be aware; {value!r} has no time zone.")
     return fields
 
 
@@ -201,20 +217,17 @@ def declare(
     fields, kwargs = dict(fields or {}), dict(kwargs or {})
     timing = {**repeating.given_timing(when), **fields}
     Timing(
-        kind=Kind(timing["kind"]),
+        kind=repeating.kind_named(timing["kind"]),
         zone=zone_named(timing.get("timezone") or "UTC"),
         crontab=timing["crontab"],
         every=timing.get("every", 1),
-        start=timing.get("start") or _ANY,
+        start=timing.get("start") or repeating.ANY,
     )
     signature.call(Signature(definition, tuple(args), kwargs, definition.options))
     name = fields.get("name") or repeating.call_named(definition.name, args, kwargs)
     if name in _declared and not apps.ready:  # later, it is a module read again
         raise InvalidSchedule("name", f"Two schedules are declared as {name!r}: give one a name=….")
     _declared[name] = Declaration(name, definition, when, args, kwargs, fields)
-
-
-_ANY = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def declarations() -> list[Declaration]:
@@ -235,13 +248,23 @@ def sync(*, keep: bool = True) -> list[tuple[str, str]]:
     """
 
     def step() -> list[tuple[str, str]]:
-        done = [(_reconcile(said), said.name) for said in declarations()]
+        done = [_merged(said) for said in declarations()]
         done += [("disabled", row.name) for row in _disable_gone()]
         if not keep:
             transaction.set_rollback(True, using=database.alias())
         return [(what, name) for what, name in done if what]
 
     return database.in_transaction(step)
+
+
+def _merged(declaration: Declaration) -> tuple[str, str]:
+    """One that can't be merged with what somebody changed by hand stops no other."""
+    try:
+        with transaction.atomic(using=database.alias()):
+            return _reconcile(declaration), declaration.name
+    except InvalidSchedule as error:
+        logger.error("%s stays as it is: %s", declaration.name, error)  # noqa: TRY400
+        return CONFLICT, f"{declaration.name}: {error}"
 
 
 def _disable_gone() -> Iterator[RepeatingTask]:
@@ -280,8 +303,10 @@ def _add(declaration: Declaration, says: dict[str, Any]) -> str:
     try:
         with transaction.atomic(using=database.alias()):
             row.save()
-    except IntegrityError:  # another `migrate` of the same code was first
-        return ""
+    except IntegrityError:
+        if not repeating.rows().filter(name=row.name).exists():
+            raise
+        return ""  # another `migrate` of the same code was first
     return "added"
 
 

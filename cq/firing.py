@@ -43,8 +43,12 @@ COUNTED = 1000
 # What was decided upon: where one of these is another now, somebody else decides.
 _DECISIVE = (
     *("enabled", "next_run", "kind", "crontab", "every", "timezone", "start", "end", "repeats"),
-    *("coalesce", "coalesce_by", "catch_up", "catch_up_limit"),
+    *("coalesce", "coalesce_by", "catch_up", "catch_up_limit", "last_run"),
 )
+REST = 60.0  # seconds that one which failed for an unknown reason is left alone by this process
+HELD = 0.05  # seconds until what others hold, or have just fired, is looked at again
+
+_resting: dict[int, float] = {}
 
 
 def step() -> float:
@@ -54,12 +58,13 @@ def step() -> float:
     found = _soon()
     due = [row for row in found if row.next_run <= row.clock]
     random.shuffle(due)  # others look at the same ones
+    fired = 0
     for row in due:
-        _guarded(row, lambda row: _fire(row, row.clock))
+        fired += _guarded(row, partial(_fire, until=until))
         if time.monotonic() > until:
             break
     if due:
-        return 0.0
+        return 0.0 if fired else HELD
     ahead: list[float] = [(row.next_run - row.clock).total_seconds() for row in found]
     return max(0.0, min([LOOK.total_seconds(), *ahead]))
 
@@ -68,7 +73,9 @@ def _soon() -> list[Any]:
     """The first of those that are due before the next look, with the time at which that is so."""
     clock = models.ExpressionWrapper(Now(), models.DateTimeField())
     known = repeating.rows().filter(enabled=True, func_name__in=registry.names())
-    soon = known.filter(next_run__lte=database.later(Now(), LOOK))
+    for row_id in [one for one, until in _resting.items() if until < time.monotonic()]:
+        del _resting[row_id]
+    soon = known.filter(next_run__lte=database.later(Now(), LOOK)).exclude(id__in=list(_resting))
     return list(soon.annotate(clock=clock).order_by("next_run")[:PAGE])
 
 
@@ -79,48 +86,62 @@ def _plan_new() -> None:
         _guarded(row, _plan)
 
 
-def _plan(row: RepeatingTask) -> None:
+def _plan(row: RepeatingTask) -> bool:
+    unplanned = repeating.rows().filter(id=row.id, **_as_read(row))
     repeating.plan(row, database.read_clock())
-    unplanned = repeating.rows().filter(id=row.id, planned=False, next_run=None)
-    unplanned.update(planned=True, next_run=row.next_run, start=row.start)
+    return bool(unplanned.update(planned=True, next_run=row.next_run, start=row.start))
 
 
-def _guarded(row: RepeatingTask, action: Callable[[Any], None]) -> None:
-    """One that can't be understood is put aside until somebody saves it, and is nobody else's trouble."""
+def _guarded(row: RepeatingTask, action: Callable[[Any], bool]) -> bool:
+    """One that can't be fired is nobody else's trouble. Returns whether it moved on.
+
+    What can't be understood is put aside until somebody saves it; any other fault may pass.
+    """
+    as_read = _as_read(row)
     try:
-        action(row)
+        return action(row)
+    except InvalidSchedule as error:
+        logger.error("%s does not fire until it is mended and saved: %s", row, error)  # noqa: TRY400
+        aside = {"next_run": None, "planned": True, "error": str(error)}
+        return bool(repeating.rows().filter(id=row.id, **as_read).update(**aside))
     except Exception as error:
-        if database.is_held(error):  # by somebody who saves it, or fires it: it comes again
+        if database.is_held(error):  # by somebody who saves it, or fires it
             logger.debug("%s is held: %s", row, error)
-            return
+            return False
         if database.passing(error):
             raise
-        logger.exception("%s does not fire until it is mended and saved", row)
-        _write(row, next_run=None, planned=True, error=f"{type(error).__name__}: {error}")
+        logger.exception("%s could not be fired; will try again in %.0f s", row, REST)
+        _resting[row.id] = time.monotonic() + REST
+        _write(row, error=f"{type(error).__name__}: {error}")
+        return False
 
 
-def _fire(row: RepeatingTask, now: datetime) -> None:
-    timing = repeating.timing_of(row)
+def _fire(row: RepeatingTask, *, until: float) -> bool:
+    """As many of its slots as there is time for. Returns whether it moved on."""
+    timing, now = repeating.timing_of(row), row.clock  # type: ignore[attr-defined]  # see _soon
     due, missed = _wanted(row, timing, now)
+    moved = False
     if not due:
-        _advance(row, timing.after(now), missed)
-        return
+        following = timing.after(now)
+        return database.in_transaction(lambda: _advance(row, following, missed))
     for slot, following in itertools.pairwise([*due, timing.after(due[-1])]):
         assert slot is not None
-        took = partial(_take, row, slot, following, missed)
-        if not database.in_transaction(took) or slot == due[-1]:
-            return  # another was here, or that was the last
-        row.refresh_from_db(fields=["next_run", "repeats", "last_run"])
-        if row.next_run is None:
-            return
-        missed = 0
+        after = database.in_transaction(partial(_take, row, slot, following, missed))
+        if after is None:
+            return moved
+        moved, missed = True, 0
+        for name, value in after.items():
+            setattr(row, name, value)
+        if row.next_run is None or time.monotonic() > until:
+            return moved
+    return moved
 
 
 def _wanted(row: RepeatingTask, timing: Timing, now: datetime) -> tuple[list[datetime], int]:
     """The slots that become tasks, in order, and how many (of at most COUNTED) do not."""
     first = row.next_run
     assert first is not None
-    limit = row.catch_up_limit if row.catch_up == CatchUp.ALL else 1
+    limit = max(1, row.catch_up_limit) if row.catch_up == CatchUp.ALL else 1
     kept = [first, *timing.newest(limit, first, now)][-limit:]
     missed = 0
     if kept[0] != first:
@@ -131,36 +152,45 @@ def _wanted(row: RepeatingTask, timing: Timing, now: datetime) -> tuple[list[dat
     return kept, missed
 
 
-def _take(row: RepeatingTask, slot: datetime, following: datetime | None, missed: int) -> bool:
-    """The slot's task, or what keeps it from being made. False: another was here."""
-    database.bound_waits()
+def _take(
+    row: RepeatingTask, slot: datetime, following: datetime | None, missed: int
+) -> dict[str, Any] | None:
+    """The slot's task, or what keeps it from being made. What the row is then; None: not ours."""
     # This locks the row: what is active is asked after it, and so by one at a time.
     if not _advance(row, following, missed):
-        return False
+        return None
+    after: dict[str, Any] = {"next_run": following}
     try:
         call = repeating.call_of(row)
     except InvalidSchedule as error:
         logger.error("%s can't fire: %s", row, error)  # noqa: TRY400  (its text says all)
         _write(row, error=str(error), miss_count=F("miss_count") + 1)
-        return True
+        return after
     if _is_kept_back(row, slot):
         _write(row, skip_count=F("skip_count") + 1, last_skip=slot)
-    else:
-        changes: dict[str, Any] = {}
-        if row.repeats is not None and row.repeats > 0:
-            changes["repeats"] = row.repeats - 1
-            if row.repeats == 1:
-                changes["next_run"] = None
-        _make(row, call, slot, **changes)
-    return True
+        return after
+    if row.repeats is not None and row.repeats > 0:
+        after["repeats"] = row.repeats - 1
+        if row.repeats == 1:
+            after["next_run"] = None
+    after["last_run"] = max(slot, row.last_run or slot)  # what is not after it may have been fired
+    _make(row, call, slot, **after)
+    return after
 
 
 def _advance(row: RepeatingTask, following: datetime | None, missed: int) -> bool:
-    as_read = {name: getattr(row, name) for name in _DECISIVE}
+    """Move it on from the slot that was read, in the caller's transaction; nobody is waited for."""
+    mine = repeating.rows().filter(id=row.id, **_as_read(row))
+    if not database.lock(mine, skip=True).values_list("id", flat=True):
+        return False
     changes: dict[str, Any] = {"next_run": following, "planned": True}
     if missed:
         changes["miss_count"] = F("miss_count") + missed
-    return bool(repeating.rows().filter(id=row.id, **as_read).update(**changes))
+    return bool(mine.update(**changes))
+
+
+def _as_read(row: RepeatingTask) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _DECISIVE}
 
 
 def _is_kept_back(row: RepeatingTask, slot: datetime) -> bool:
@@ -183,8 +213,7 @@ def _names(func_name: str) -> Iterable[str]:
 
 def _make(row: RepeatingTask, call: Call, slot: datetime, **more: Any) -> Task[Any]:
     task = submission.submit(call, Place(repeating_task_id=row.id, slot=slot))
-    last_run = max(slot, row.last_run or slot)  # what is not after it may have been fired
-    _write(row, run_count=F("run_count") + 1, last_run=last_run, error="", **more)
+    _write(row, run_count=F("run_count") + 1, error="", **more)
     return task
 
 
@@ -199,6 +228,7 @@ def run_now(row: RepeatingTask) -> Task[Any]:
     """
     call = repeating.call_of(row)
     with transaction.atomic(using=database.alias()):
-        task = _make(row, call, database.read_clock())
+        now = database.read_clock()
+        task = _make(row, call, now, last_run=now)
     row.refresh_from_db()
     return task

@@ -7,6 +7,7 @@ from types import CodeType
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.core.management import CommandError
 from django.db import connections
 from django.db.migrations import Migration, RunPython
 from django.db.migrations.exceptions import NodeNotFoundError
@@ -36,30 +37,28 @@ def _before(using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: A
         except NodeNotFoundError:  # a plan that is not of these files
             continue
         if not comes_first:
-            raise MissingDependency(
+            raise CommandError(
                 f"The migration {step} uses schedule_task(), and does not say that django-cq's tables "
                 f'come first. Write in it: dependencies = [("{FIRST[0]}", "{FIRST[1]}")], beside what '
                 "is there."
             )
 
 
-class MissingDependency(Exception):
-    """A migration that would run before the table that it writes to is there."""
-
-
 def _schedules(step: Migration) -> bool:
-    wanted = (declared.schedule_task, declared.unschedule_task)
+    """Whether its code names one of these functions, unless that is another's."""
+    ours = {"schedule_task": declared.schedule_task, "unschedule_task": declared.unschedule_task}
     for operation in step.operations:
         if isinstance(operation, RunPython):
             known = getattr(operation.code, "__globals__", {})
             code = getattr(operation.code, "__code__", None)
-            if code and any(known.get(name) in wanted for name in _names(code)):
+            found = ours.keys() & set(_names(code) if code else ())
+            if any(known.get(name, ours[name]) is ours[name] for name in found):
                 return True
     return False
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """What a function, and functions in it, look up among the globals."""
+    """What a function, and functions in it, look up."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -70,7 +69,7 @@ def _after(using: str, verbosity: int = 1, stdout: Any = None, **kwargs: Any) ->
     if using != database.alias() or not _is_whole(kwargs.get("apps", apps)):
         return
     for done, name in declared.sync():
-        if verbosity >= 1 and stdout is not None:
+        if stdout is not None and (verbosity >= 1 or done == declared.CONFLICT):
             stdout.write(f"  Repeating task {done}: {name}")
 
 

@@ -42,7 +42,7 @@ _UNITS = {
     Kind.MINUTES: timedelta(minutes=1),
     Kind.SECONDS: timedelta(seconds=1),
 }
-_ANY = datetime(2000, 1, 1, tzinfo=UTC)
+ANY = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 200
 
 
@@ -54,16 +54,21 @@ def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
 
     Raises InvalidSchedule.
     """
-    if row.kind not in Kind.values:
-        raise InvalidSchedule("kind", f"There is no kind {row.kind!r}: {', '.join(Kind.values)}.")
     return Timing(
-        kind=Kind(row.kind),
+        kind=kind_named(row.kind),
         zone=zone_of(row),
         crontab=row.crontab,
         every=row.every,
         start=row.start or start,
         end=row.end,
     )
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name. Raises InvalidSchedule."""
+    if name not in Kind.values:
+        raise InvalidSchedule("kind", f"There is no kind {name!r}: {', '.join(Kind.values)}.")
+    return Kind(name)
 
 
 def zone_of(row: RepeatingTask) -> ZoneInfo:
@@ -94,11 +99,16 @@ def plan(row: RepeatingTask, now: datetime) -> None:
     One that is not enabled has none, and is planned again once it is.
     """
     row.error = ""
-    if row.start is None and row.kind not in (Kind.CRONTAB, Kind.ONCE):
-        row.start = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
-    timing = timing_of(row)
+    timing = _begun(row, now)
     row.planned = row.enabled
     row.next_run = _first(row, timing, now) if row.enabled and row.repeats != 0 else None
+
+
+def _begun(row: RepeatingTask, now: datetime) -> Timing:
+    """When it is due; "every N …" is counted from `now` where nothing else is said."""
+    if row.start is None and row.kind not in (Kind.CRONTAB, Kind.ONCE):
+        row.start = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
+    return timing_of(row)
 
 
 def _first(row: RepeatingTask, timing: Timing, now: datetime) -> datetime | None:
@@ -124,7 +134,7 @@ def problems(row: RepeatingTask) -> dict[str, str]:
     """By field, what is to be mended before it can fire."""
     found: dict[str, str] = {}
     try:
-        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or _ANY)
+        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY)
     except InvalidSchedule as error:
         found[error.field] = str(error)
     if row.catch_up == CatchUp.ALL and not 1 <= (row.catch_up_limit or 0) <= MOST_CAUGHT_UP:
@@ -136,6 +146,11 @@ def problems(row: RepeatingTask) -> dict[str, str]:
     except InvalidSchedule as error:
         found[error.field] = str(error)
     return found
+
+
+def problem(row: RepeatingTask) -> str:
+    """Why it can't fire, or could not the last time; empty where nothing is wrong."""
+    return row.error or next(iter(problems(row).values()), "")
 
 
 def call_of(row: RepeatingTask) -> Call:
@@ -193,6 +208,11 @@ def name_for(row: RepeatingTask) -> str:
     return _bounded(f"{_called(row.func_name, row.args, row.kwargs)} {_when(row)} {row.timezone}")
 
 
+def called(row: RepeatingTask) -> str:
+    """Its function with what it gives to it, without what is sensitive."""
+    return _called(row.func_name, row.args, row.kwargs)
+
+
 def call_named(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """A stable name, from the function and its arguments."""
     return _bounded(_called(func_name, args, kwargs))
@@ -245,24 +265,27 @@ def changed_by_hand(row: RepeatingTask) -> dict[str, Any]:
 # Saving.
 
 
-def remember(row: RepeatingTask) -> None:
-    """What its columns hold: what differs from that later was changed here."""
-    row.loaded = {
-        name: row.__dict__[name]
-        for name in ("func_name", *TIMING, *KEPT_BY_WORKERS)
-        if name in row.__dict__
-    }
+def remember(row: RepeatingTask, names: Iterable[str] | None = None) -> None:
+    """What its columns hold, of all or of these: what differs from that later was changed here."""
+    watched = {"func_name", *TIMING, *KEPT_BY_WORKERS}.intersection(row.__dict__)
+    if names is not None:
+        watched &= set(names)
+    row.loaded = {**row.loaded, **{name: row.__dict__[name] for name in watched}}
 
 
-def prepare(row: RepeatingTask, update_fields: Iterable[str] | None) -> Iterable[str] | None:
+def prepare(
+    row: RepeatingTask, update_fields: Iterable[str] | None, *, is_new: bool
+) -> Iterable[str] | None:
     """Before a `save()`: name it, plan it where that is new, and say which columns to write.
 
     Raises InvalidSchedule for a timing that makes no sense.
     """
-    if row._state.adding:
+    if is_new:
         row.name = row.name or name_for(row)
         if row.next_run is None:
             plan(row, database.read_clock())
+        else:
+            _begun(row, database.read_clock())
         row.planned = row.enabled
         return update_fields
     changed = {name for name, value in row.loaded.items() if getattr(row, name) != value}
@@ -271,8 +294,9 @@ def prepare(row: RepeatingTask, update_fields: Iterable[str] | None) -> Iterable
     if _is_to_be_planned(row, changed):
         plan(row, database.read_clock())
         changed |= {"next_run", "planned", "error", "start"}
-    elif "next_run" in changed:  # by hand
-        changed.add("planned")
+    elif changed & {"next_run", *TIMING}:  # a next run by hand
+        _begun(row, database.read_clock())
+        changed |= {"planned", "start"}
         row.planned = True
     if update_fields is not None:
         return {*update_fields, *changed}

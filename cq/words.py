@@ -44,8 +44,8 @@ def in_words(row: RepeatingTask) -> str:
 
 def _crontab_in_words(text: str) -> str:
     """By a library, which may not know all that croniter does: then the crontab itself says it."""
-    options = cron_descriptor.Options()
-    options.use_24hour_time_format = True
+    # Not as the host's locale has it: the rest of the page would be in another language.
+    options = cron_descriptor.Options(locale_code="en_US", use_24hour_time_format=True)
     try:
         fields = Crontab(text).fields
         seconds_first = " ".join((*fields[5:], *fields[:5]))

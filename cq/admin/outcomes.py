@@ -26,8 +26,14 @@ class FailureFilter(admin.SimpleListFilter):
         return queryset.filter(status=self.value()) if self.value() else queryset
 
 
+class OutcomeAdmin(TaskAdmin):
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may view tasks may view these."""
+        return super().has_view_permission(request, obj) or request.user.has_perm("cq.view_task")
+
+
 @admin.register(SuccessfulTask)
-class SuccessfulTaskAdmin(TaskAdmin):
+class SuccessfulTaskAdmin(OutcomeAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
         return (QueueFilter, FunctionFilter, PlaceFilter)
 
@@ -36,7 +42,7 @@ class SuccessfulTaskAdmin(TaskAdmin):
 
 
 @admin.register(FailedTask)
-class FailedTaskAdmin(TaskAdmin):
+class FailedTaskAdmin(OutcomeAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
         return (FailureFilter, QueueFilter, FunctionFilter, PlaceFilter)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
@@ -16,7 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from cq import declared, repeating
+from cq import declared, registry, repeating
 from cq.admin import showing
 from cq.admin.forms import RepeatingTaskForm
 from cq.exceptions import InvalidSchedule
@@ -31,7 +32,7 @@ else:
 RUNS_SHOWN = 5
 
 
-class BrokenFilter(admin.SimpleListFilter):
+class StateFilter(admin.SimpleListFilter):
     title = "state"
     parameter_name = "state"
 
@@ -40,8 +41,10 @@ class BrokenFilter(admin.SimpleListFilter):
 
     def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() == "broken":
-            return queryset.filter(id__in=[row.id for row in queryset if _problem(row)])
-        return queryset.filter(declared__isnull=False) if self.value() else queryset
+            return queryset.filter(~Q(func_name__in=registry.names()) | ~Q(error=""))
+        if self.value() == "declared":
+            return queryset.filter(declared__isnull=False)
+        return queryset
 
 
 @admin.register(RepeatingTask)
@@ -51,7 +54,7 @@ class RepeatingTaskAdmin(Base):
     list_display = (
         *("name", "shown_function", "words", "shown_next", "shown_last", "counts", "enabled"),
     )
-    list_filter = ("enabled", BrokenFilter)
+    list_filter = ("enabled", StateFilter)
     search_fields = ("name", "func_name")
     actions = ("run_now", "enable", "disable")
     readonly_fields = (
@@ -107,6 +110,11 @@ class RepeatingTaskAdmin(Base):
             for title, some in fieldsets
         ]
 
+    def get_readonly_fields(self, request: HttpRequest, obj: RepeatingTask | None = None) -> Any:
+        """By its name code finds again what it declares."""
+        declares = obj is not None and obj.declared is not None
+        return (*self.readonly_fields, "name") if declares else self.readonly_fields
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[RepeatingTask]:
         last = Task.objects.filter(repeating_task=OuterRef("pk"), slot=OuterRef("last_run"))
         last = last.order_by()
@@ -123,7 +131,7 @@ class RepeatingTaskAdmin(Base):
 
     @admin.display(description="function", ordering="func_name")
     def shown_function(self, row: RepeatingTask) -> str:
-        problem = _problem(row)
+        problem = repeating.problem(row)
         if not problem:
             return row.func_name
         return format_html(
@@ -167,7 +175,7 @@ class RepeatingTaskAdmin(Base):
 
     @admin.display(description="error")
     def shown_error(self, row: RepeatingTask) -> str:
-        problem = _problem(row)
+        problem = repeating.problem(row)
         return (
             format_html('<span class="cq-broken">{}</span>', problem) if problem else showing.EMPTY
         )
@@ -269,23 +277,18 @@ class RepeatingTaskAdmin(Base):
         self.message_user(request, f"{changed} repeating task(s) {said}.")
 
 
-def _problem(row: RepeatingTask) -> str:
-    return row.error or next(iter(repeating.problems(row).values()), "")
-
-
 def _preview(row: RepeatingTask) -> SafeString:
     """The schedule in words, and its next runs; what is wrong with it where there are none."""
-    enabled, row.enabled = row.enabled, True
+    enabled, row = row.enabled, copy.copy(row)  # the page shows the row as it is
+    row.enabled = True
     runs: list[tuple[str, str]] = []
     problem = ""
     try:
-        repeating.prepare(row, None)
+        repeating.prepare(row, None, is_new=row._state.adding)
         zone = repeating.zone_of(row)
         runs = [(_at(run.astimezone(zone)), _at(run)) for run in row.upcoming(RUNS_SHOWN)]
     except InvalidSchedule as error:
         problem = str(error)
-    finally:
-        row.enabled = enabled
     shown = {"words": in_words(row), "runs": runs, "problem": problem, "enabled": enabled}
     return render_to_string("cq/admin/preview.html", shown)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from cq import firing, repeating
+from cq import database, firing, repeating, serial
 from cq.models.fields import PayloadField
 from cq.models.querysets import TasksDatabaseManager
 from cq.slots import CatchUp, Kind
@@ -101,9 +101,13 @@ class RepeatingTask(models.Model):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Names it, and plans its next run where that is another now. Raises InvalidSchedule."""
-        kwargs["update_fields"] = repeating.prepare(self, kwargs.get("update_fields"))
+        is_new = self._state.adding or not self.pk or bool(kwargs.get("force_insert"))
+        if is_new:
+            kwargs["using"] = kwargs.get("using") or database.alias()
+        written = repeating.prepare(self, kwargs.get("update_fields"), is_new=is_new)
+        kwargs["update_fields"] = written
         super().save(*args, **kwargs)
-        repeating.remember(self)
+        repeating.remember(self, written)
 
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> Self:
@@ -111,12 +115,14 @@ class RepeatingTask(models.Model):
         repeating.remember(row)
         return row
 
-    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
-        super().refresh_from_db(*args, **kwargs)
-        repeating.remember(self)
+    def refresh_from_db(  # type: ignore[override]  # what it takes differs between Djangos
+        self, using: str | None = None, fields: Iterable[str] | None = None, **kwargs: Any
+    ) -> None:
+        super().refresh_from_db(using, fields, **kwargs)
+        repeating.remember(self, fields)
 
     def clean(self) -> None:
-        """Raises ValidationError, by field, for what could never fire."""
+        """Raises ValidationError, by field, for what could never fire. Names it, where nobody did."""
         self.name = self.name or repeating.name_for(self)
         found = repeating.problems(self)
         if not self._state.adding and self.loaded.get("func_name") == self.func_name:
@@ -135,4 +141,4 @@ class RepeatingTask(models.Model):
 
     def run_now(self) -> Task[Any]:
         """A task of it, here and now, whatever is due or active. Raises InvalidSchedule."""
-        return firing.run_now(self)
+        return serial.door(firing.run_now, self)

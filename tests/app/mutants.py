@@ -910,7 +910,8 @@ def slots_moved_before(patch):
         moved = []
 
         def write():
-            moved.append(advance(*args))
+            with transaction.atomic():
+                moved.append(advance(*args))
             connections.close_all()
 
         thread = threading.Thread(target=write)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -93,6 +93,7 @@ def test_one_is_made_with_a_function_from_the_list(admin_client):
         ({"crontab": "61 25 * * *"}, "crontab", "out of range"),
         ({"timezone": "Europe/Pariss"}, "timezone", "Did you mean Europe/Paris?"),
         ({"func_name": ""}, "func_name", "required"),
+        ({"kwargs": "{"}, "kwargs", "valid JSON"),
         ({"func_name": "os.system"}, "func_name", "Select a valid choice"),
         ({"queue": "nobody"}, "queue", "No queue"),
         ({"args": "[1, 2, 3]"}, "args", "too many positional"),
@@ -164,6 +165,59 @@ def test_who_may_only_look_sees_no_secret_and_no_form(client):
     assert client.post(run).status_code == 403
     client.post(LIST, {"action": "run_now", "_selected_action": [row.pk]})
     assert not Task.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["taken", ""])
+def test_a_name_that_is_taken_is_an_error_at_the_name(admin_client, name):
+    make(name="taken")
+    make(name="")
+    data = fill(admin_client, func_name=mail.name, crontab="0 8 * * *", name=name)
+    errors = admin_client.post(ADD, data).context["adminform"].form.errors
+    assert list(errors) == ["name"]
+    other = make(name="other")
+    data = fill(admin_client, other, name="taken")
+    assert "name" in admin_client.post(change(other), data).context["adminform"].form.errors
+
+
+def test_json_that_can_not_be_stored_is_an_error_and_is_shown_again(admin_client):
+    for typed in ('["\\u0000"]', "[1e999]", '["\\ud800"]'):
+        response = admin_client.post(ADD, fill(admin_client, func_name=mail.name, args=typed))
+        assert response.status_code == 200
+        assert list(response.context["adminform"].form.errors) == ["args"]
+
+
+def test_a_secret_stays_with_its_function_and_place(admin_client):
+    row = make(args=["me", "hush"])
+    for typed in ({"args": '["***"]'}, {"args": "[]", "kwargs": '{"password": "***"}'}):
+        response = admin_client.post(change(row), fill(admin_client, row, **typed))
+        assert "again" in str(response.context["adminform"].form.errors)
+    response = admin_client.post(
+        change(row), fill(admin_client, row, func_name="cq.call_command", args='["me", "***"]')
+    )
+    assert "hush" not in response.content.decode()
+    assert again(row).args == ["me", "hush"]
+
+
+def test_moments_of_an_hour_that_comes_twice_lock_nothing(admin_client, settings):
+    settings.TIME_ZONE = "Europe/Paris"
+    twice = datetime(2027, 10, 31, 0, 30, tzinfo=UTC)
+    row = make(kind="YEARS", start=twice, next_run=twice)
+    post(admin_client, change(row), fill(admin_client, row, name="renamed"))
+    assert (again(row).name, again(row).start, again(row).next_run) == ("renamed", twice, twice)
+
+
+def test_looking_at_it_changes_nothing_of_what_is_shown(admin_client):
+    row = make()
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=None, planned=True, error="it fell")
+    page = admin_client.get(change(row)).content.decode()
+    assert "it fell" in page
+
+
+def test_what_code_declares_keeps_its_name(admin_client):
+    row = make(declared={"crontab": "0 8 * * *"})
+    assert 'name="name"' not in admin_client.get(change(row)).content.decode()
+    post(admin_client, change(row), fill(admin_client, row, crontab="0 9 * * *"))
+    assert (again(row).name, again(row).crontab) == ("mail", "0 9 * * *")
 
 
 # What it comes to.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from types import SimpleNamespace
 
@@ -79,6 +79,7 @@ def test_it_is_undone_by_the_same_arguments():
         (("* * * * *", report, (1, 2)), "args", "too many"),
         ((timedelta(milliseconds=1500), report), "crontab", "whole seconds"),
         ((7, report), "crontab", "whole seconds"),
+        (("* * * * *", report, 1), "args", "list or tuple"),
     ],
 )
 def test_what_could_not_fire_is_refused(call, field, said):
@@ -91,6 +92,27 @@ def test_what_could_not_fire_is_refused(call, field, said):
 def test_a_field_that_there_is_not_is_refused():
     with pytest.raises(InvalidSchedule, match=r"has no 'prio': .*priority"):
         schedule_task(RepeatingTask, "* * * * *", report, prio=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("start", datetime(2027, 1, 1)),  # noqa: DTZ001
+        ("every", "five"),
+        ("repeats", "x"),
+        ("kind", "FORTNIGHTLY"),
+        ("catch_up", "Never"),
+        ("coalesce_by", "x"),
+        ("result_ttl", "long"),
+        ("name", "x" * 300),
+        ("next_run", datetime(2027, 1, 1, tzinfo=UTC)),
+        ("run_count", 7),
+    ],
+)
+def test_a_value_that_a_field_can_not_hold_is_refused(code, field, value):
+    with pytest.raises(InvalidSchedule) as caught:
+        schedule_task(RepeatingTask, "* * * * *", report, **{field: value})
+    assert caught.value.field == field
 
 
 def test_a_name_that_no_code_defines_any_more_stops_no_migration():
@@ -190,6 +212,24 @@ def test_one_that_was_enabled_by_hand_after_it_had_gone_stays_so(code):
     repeating.enable([the_row()])
     assert declared.sync() == []
     assert the_row().enabled
+
+
+def test_one_that_can_not_be_merged_stops_no_other(code):
+    start, end = datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 6, 1, tzinfo=UTC)
+    cq.repeat("0 8 * * *", report, start=start)
+    declared.sync()
+    row = the_row()
+    row.end = end
+    row.save()
+    code.clear()
+    cq.repeat("0 8 * * *", report, start=datetime(2028, 1, 1, tzinfo=UTC))
+    cq.repeat("0 8 * * *", report, name="other")
+    done = dict(declared.sync())
+    assert done["added"] == "other"
+    assert "declared.report: It ends before it starts" in done[declared.CONFLICT]
+    assert RepeatingTask.objects.get(name="declared.report").start == start
+    with pytest.raises(CommandError):
+        command("sync")
 
 
 def test_what_nobody_declared_is_left_alone(code):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models.signals import post_save
 from django.test.utils import CaptureQueriesContext
 
 from cq import database, firing, lifecycle, repeating, task
@@ -253,6 +254,75 @@ def test_a_crontab_that_nobody_can_read_is_put_aside_and_hinders_no_other():
     broken.save()
     assert broken.next_run
     assert broken.error == ""
+
+
+def test_a_fault_that_may_pass_puts_nothing_aside(monkeypatch):
+    row = due()
+
+    def fails(**kwargs):
+        raise OSError("no space left")
+
+    post_save.connect(fails, sender=Task)
+    try:
+        assert firing.step() > 0
+    finally:
+        post_save.disconnect(fails, sender=Task)
+    row.refresh_from_db()
+    assert "no space left" in row.error
+    assert row.next_run < now()
+    assert fire() == []  # it rests
+    monkeypatch.setattr(firing, "_resting", {})
+    assert len(fire()) == 1
+    row.refresh_from_db()
+    assert row.error == ""
+
+
+def test_what_is_put_aside_is_not_what_somebody_mended_meanwhile(monkeypatch):
+    row = due()
+    RepeatingTask.objects.filter(id=row.id).update(crontab="61 25 * * *")
+    timing_of = repeating.timing_of
+
+    def mended_meanwhile(seen):
+        RepeatingTask.objects.filter(id=row.id).update(crontab="* * * * *")
+        return timing_of(seen)
+
+    monkeypatch.setattr(repeating, "timing_of", mended_meanwhile)
+    firing.step()
+    monkeypatch.undo()
+    assert len(fire()) == 1
+
+
+def test_a_long_catch_up_leaves_time_for_heartbeats(monkeypatch):
+    row = due(
+        timedelta(seconds=300),
+        crontab="* * * * * *",
+        coalesce=False,
+        catch_up="ALL",
+        catch_up_limit=1000,
+    )
+    monkeypatch.setattr(firing, "LONGEST", 0.05)
+    assert firing.step() == 0.0
+    row.refresh_from_db()
+    assert 0 < row.run_count < 200
+    assert len(fire()) >= 300
+    row.refresh_from_db()
+    assert (row.skip_count, row.miss_count) == (0, 0)
+
+
+def test_what_is_moved_by_hand_during_a_catch_up_stays_where_it_was_put(monkeypatch):
+    row = due(timedelta(seconds=10), crontab="* * * * * *", coalesce=False, catch_up="ALL")
+    far = now() + timedelta(days=30)
+    make = firing._make
+
+    def move_after(*args, **kwargs):
+        made = make(*args, **kwargs)
+        transaction.on_commit(lambda: RepeatingTask.objects.filter(id=row.id).update(next_run=far))
+        return made
+
+    monkeypatch.setattr(firing, "_make", move_after)
+    assert len(fire()) == 1
+    row.refresh_from_db()
+    assert row.next_run == far
 
 
 def test_rows_that_came_about_without_save_are_planned_by_the_first_who_looks():

@@ -192,6 +192,44 @@ def test_once_in_the_past_is_over_but_not_if_it_was_meant_for_now():
     assert make(name="new", kind="ONCE", start=now - timedelta(minutes=5)).next_run
 
 
+def test_a_next_run_by_hand_of_every_n_still_says_what_it_is_counted_from():
+    by_hand = database.read_clock() + HOUR
+    row = make(kind="DAYS", next_run=by_hand)
+    assert row.start is not None
+    other = make(name="other")
+    other.kind, other.next_run = "HOURS", by_hand
+    other.save()
+    assert again(other).start is not None
+    assert again(other).next_run == by_hand
+
+
+def test_a_change_that_was_not_written_is_planned_for_when_it_is():
+    row = make()
+    before = row.next_run
+    row.crontab = "30 9 * * *"
+    row.save(update_fields=["name"])
+    row.refresh_from_db(fields=["run_count"])
+    assert again(row).next_run == before
+    row.save()
+    assert again(row).next_run == row.next_run != before
+
+
+def test_it_is_copied_as_any_other_row():
+    row = make()
+    row.pk, row.name = None, "copy"
+    row.save()
+    assert RepeatingTask.objects.count() == 2
+    row = RepeatingTask.objects.get(name="copy")
+    row.pk, row.name = row.pk + 1, "forced"
+    row.save(force_insert=True)
+    assert RepeatingTask.objects.count() == 3
+
+
+def test_run_now_runs_here_where_delay_does(settings):
+    settings.CQ_SERIAL = True
+    assert make().run_now().status == "SUCCESS"
+
+
 # What is refused.
 
 

@@ -29,10 +29,10 @@ def job(cqt): ...
 def chief(monkeypatch):
     """A supervisor that forks nobody, and writes down what it would tell its processes."""
     plan = process.Plan(
-        queues=("default",), processes=1, threads=1, async_concurrency=1, burst=False
+        queues=("default",), processes=1, threads=1, async_concurrency=1, burst=False, fires=False
     )
     made = supervisor.Supervisor(plan)
-    made._upkeep = Upkeep(plan.queues)
+    made._upkeep = Upkeep(plan.queues, fires=False)
     made.told = []
     monkeypatch.setattr(supervisor, "_kill", lambda *told: made.told.append(told))
     monkeypatch.setattr(os, "fork", lambda: NOBODY)
@@ -79,7 +79,7 @@ def test_a_process_that_could_not_be_forked_has_no_lease(chief, monkeypatch):
 def test_a_supervisor_on_sqlite_rescues_nobody_until_others_could_renew_their_leases():
     made = job.delay()
     claim(worker=uuid.uuid7())
-    upkeep = Upkeep(["default"])
+    upkeep = Upkeep(["default"], fires=False)
     upkeep.step()
     assert ["RUNNING" if connection.vendor == "sqlite" else "QUEUED"] == statuses(made)
     upkeep._rescues_from = time.monotonic()  # a lease later

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cq import declared, repeating
+from cq import database, declared, repeating
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask
 from cq.words import in_words
+
+LATE = timedelta(seconds=10)  # no worker fires, or all are held up
 
 
 class Command(BaseCommand):
@@ -45,9 +47,7 @@ class Command(BaseCommand):
             if action == "run":
                 self._run(rows)
             else:
-                for row in rows:
-                    changed = repeating.enable([row], on=action == "enable")
-                    self.stdout.write(f"{row}: {'' if changed else 'already '}{action}d")
+                self._enable(rows, on=action == "enable")
 
     def _list(self, *, as_json: bool) -> None:
         rows = list(RepeatingTask.objects.all())
@@ -58,7 +58,7 @@ class Command(BaseCommand):
             self.stdout.write("There are no repeating tasks.")
         for row in rows:
             self.stdout.write(row.name)
-            self.stdout.write(f"  calls    {row.func_name}: {in_words(row)}")
+            self.stdout.write(f"  calls    {repeating.called(row)}: {in_words(row)}")
             self.stdout.write(f"  next     {_next(row)}")
             self.stdout.write(
                 f"  last     {_said(row.last_run)}; {row.run_count} runs, "
@@ -66,7 +66,7 @@ class Command(BaseCommand):
             )
             if changed := repeating.changed_by_hand(row):
                 self.stdout.write(f"  changed  by hand: {', '.join(sorted(changed))}")
-            if problem := _problem(row):
+            if problem := repeating.problem(row):
                 self.stdout.write(self.style.ERROR(f"  broken   {problem}"))
 
     def _run(self, rows: Iterable[RepeatingTask]) -> None:
@@ -77,12 +77,23 @@ class Command(BaseCommand):
                 raise CommandError(f"{row}: {error}") from error
             self.stdout.write(f"{row}: task {task.id}")
 
+    def _enable(self, rows: Iterable[RepeatingTask], *, on: bool) -> None:
+        for row in rows:
+            try:
+                changed = repeating.enable([row], on=on)
+            except InvalidSchedule as error:
+                raise CommandError(f"{row}: {error}") from error
+            already = "" if changed else "already "
+            self.stdout.write(f"{row}: {already}{'enabled' if on else 'disabled'}")
+
     def _sync(self, *, check: bool) -> None:
         done = list(declared.sync(keep=not check))
         for what, name in done:
             self.stdout.write(f"{what}: {name}")
         if not done:
             self.stdout.write("The table says what code says.")
+        if any(what == declared.CONFLICT for what, _ in done):
+            raise CommandError("What can't be as code says is left as it is.")
         if check and done:
             raise CommandError("Run manage.py migrate, or manage.py cq_schedule sync.")
 
@@ -101,20 +112,19 @@ def _next(row: RepeatingTask) -> str:
     if not row.enabled:
         return "disabled"
     if row.next_run is None:
-        return "none any more" if row.planned else "as soon as a worker has planned it"
+        return "none" if row.planned else "as soon as a worker has planned it"
     try:
         zone = repeating.zone_of(row)
     except InvalidSchedule:
         return _said(row.next_run)
-    return f"{row.next_run.astimezone(zone):%Y-%m-%d %H:%M:%S %Z} ({_said(row.next_run)})"
+    local = f"{row.next_run.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+    said = _said(row.next_run)
+    overdue = row.next_run < database.read_clock() - LATE
+    return (local if local == said else f"{local} ({said})") + ", overdue" * overdue
 
 
 def _said(moment: datetime | None) -> str:
     return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _problem(row: RepeatingTask) -> str:
-    return row.error or next(iter(repeating.problems(row).values()), "")
 
 
 def _as_json(row: RepeatingTask) -> dict[str, Any]:
@@ -127,6 +137,9 @@ def _as_json(row: RepeatingTask) -> dict[str, Any]:
     return {
         "name": row.name,
         "func_name": row.func_name,
+        "calls": repeating.called(row),
+        "queue": row.queue,
+        "repeats": row.repeats,
         "kind": row.kind,
         "crontab": row.crontab,
         "every": row.every,
@@ -135,5 +148,5 @@ def _as_json(row: RepeatingTask) -> dict[str, Any]:
         **moments,
         **counts,
         "changed_by_hand": sorted(repeating.changed_by_hand(row)),
-        "problem": _problem(row),
+        "problem": repeating.problem(row),
     }
