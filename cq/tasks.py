@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @task("cq.call_command", atomic=False)
 def call_command(cqt: Task[str | None], command: str, /, *args: str, **options: Any) -> str | None:
-    """Run a management command: `call_command.delay("clearsessions")`. What it prints goes to the log.
+    """Run a management command: `call_command.delay("clearsessions")`.
 
-    Not atomic, as a command opens what transactions it needs. The result is what its `handle()`
-    returns.
+    What it writes to its `self.stdout` and `self.stderr` goes to the log. The result is what its
+    `handle()` returns. Not atomic, as a command opens what transactions it needs.
     """
     out, err = _ToLog(cqt, logging.INFO), _ToLog(cqt, logging.ERROR)
     try:

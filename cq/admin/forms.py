@@ -10,7 +10,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.html import format_html, format_html_join
 
-from cq import registry, repeating
+from cq import database, registry, repeating
 from cq.exceptions import NotSerializable
 from cq.models import RepeatingTask
 from cq.payload import Decoder, Encoder, normalise
@@ -178,6 +178,10 @@ class RepeatingTaskForm(Form):
         """What nobody has changed stays as the row has it: to the microsecond, and with its secrets."""
         super().clean()
         given = self.cleaned_data
+        start = given.get("start")
+        is_once = given.get("kind") == Kind.ONCE and "start" in self.changed_data
+        if is_once and start and start < database.read_clock() - repeating.LATE:
+            self.add_error("start", "That has passed: it would never run.")
         if self.instance._state.adding:
             return given
         for name in _MOMENTS:

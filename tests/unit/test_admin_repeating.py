@@ -103,6 +103,7 @@ def test_one_is_made_with_a_function_from_the_list(admin_client):
         ({"kwargs": '{"too": 1}'}, "kwargs", "unexpected keyword"),
         ({"kind": "DAYS", "every": "0"}, "every", "above 0"),
         ({"kind": "ONCE"}, "start", "Say when"),
+        ({"kind": "ONCE", "start_0": "2020-01-01", "start_1": "0:00"}, "start", "has passed"),
         ({"priority": "1000"}, "priority", "from -100 to 100"),
     ],
 )
