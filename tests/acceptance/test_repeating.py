@@ -88,3 +88,29 @@ def test_a_burst_fires_what_is_due(worker):
     RepeatingTask.objects.filter(pk=row.pk).update(next_run=database.read_clock() - SECOND)
     assert worker("--burst", "--processes", "1").wait() == 0
     assert done().count() == 1
+
+
+def test_they_live_where_cq_database_says(process, tmp_path):
+    """Whoever makes them: save(), schedule_task(), what code declares."""
+    code = """
+import django; django.setup()
+import cq
+from django.core.management import call_command
+from cq import database, declared
+from cq.models import RepeatingTask, schedule_task
+from tests.app.tasks import slot
+cq.repeat("0 8 * * *", slot, name="declared")
+call_command("migrate", verbosity=0)
+call_command("migrate", database="tasks", verbosity=0)
+RepeatingTask(func_name=slot.name, name="saved").save()
+schedule_task(RepeatingTask, "0 8 * * *", slot, name="scheduled")
+print(sorted(RepeatingTask.objects.values_list("name", flat=True)), declared.sync())
+print(list(RepeatingTask.objects.using("default").values_list("name", flat=True)))
+"""
+    databases = {
+        alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / alias)}
+        for alias in ("default", "tasks")
+    }
+    started = process("-c", code, settings={"DATABASES": databases, "CQ_DATABASE": "tasks"})
+    assert started.wait(60) == 0, started.output
+    assert started.output.splitlines()[-2:] == ["['declared', 'saved', 'scheduled'] []", "[]"]
