@@ -288,7 +288,8 @@ def _reconcile(declaration: Declaration) -> str:
     if before is None:
         row.save()
         return "found, made by hand"
-    wanted = {name: says.get(name, _default(name)) for name in {*says, *before}}
+    known = {name for name in {*says, *before} if hasattr(row, name)}  # else a later version's
+    wanted = {name: says.get(name, _default(name)) for name in known}
     untouched = [name for name in wanted if _is_untouched(row, name, before)]
     changed = [name for name in untouched if getattr(row, name) != wanted[name]]
     for name in changed:

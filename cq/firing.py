@@ -10,7 +10,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -82,14 +82,14 @@ def _soon() -> list[Any]:
 def _plan_new() -> None:
     """Those that came about without `save()`."""
     new = repeating.rows().filter(enabled=True, planned=False, next_run=None)
-    for row in new[:PAGE]:
+    for row in new.exclude(id__in=list(_resting))[:PAGE]:
         _guarded(row, _plan)
 
 
 def _plan(row: RepeatingTask) -> bool:
-    unplanned = repeating.rows().filter(id=row.id, **_as_read(row))
+    as_read = _as_read(row)
     repeating.plan(row, database.read_clock())
-    return bool(unplanned.update(planned=True, next_run=row.next_run, start=row.start))
+    return _write_if(row, as_read, planned=True, next_run=row.next_run, start=row.start)
 
 
 def _guarded(row: RepeatingTask, action: Callable[[Any], bool]) -> bool:
@@ -102,17 +102,13 @@ def _guarded(row: RepeatingTask, action: Callable[[Any], bool]) -> bool:
         return action(row)
     except InvalidSchedule as error:
         logger.error("%s does not fire until it is mended and saved: %s", row, error)  # noqa: TRY400
-        aside = {"next_run": None, "planned": True, "error": str(error)}
-        return bool(repeating.rows().filter(id=row.id, **as_read).update(**aside))
+        return _write_if(row, as_read, next_run=None, planned=True, error=str(error))
     except Exception as error:
-        if database.is_held(error):  # by somebody who saves it, or fires it
-            logger.debug("%s is held: %s", row, error)
-            return False
         if database.passing(error):
             raise
         logger.exception("%s could not be fired; will try again in %.0f s", row, REST)
         _resting[row.id] = time.monotonic() + REST
-        _write(row, error=f"{type(error).__name__}: {error}")
+        _write_if(row, as_read, error=f"{type(error).__name__}: {error}")
         return False
 
 
@@ -169,34 +165,51 @@ def _take(
     if _is_kept_back(row, slot):
         _write(row, skip_count=F("skip_count") + 1, last_skip=slot)
         return after
-    if row.repeats is not None and row.repeats > 0:
-        after["repeats"] = row.repeats - 1
-        if row.repeats == 1:
+    if row.repeats is not None and row.repeats >= 0:  # 0: its next run was set by hand
+        after["repeats"] = max(0, row.repeats - 1)
+        if row.repeats <= 1:
             after["next_run"] = None
-    after["last_run"] = max(slot, row.last_run or slot)  # what is not after it may have been fired
+    after["last_run"] = max(slot, row.last_run or slot)
     _make(row, call, slot, **after)
     return after
 
 
 def _advance(row: RepeatingTask, following: datetime | None, missed: int) -> bool:
-    """Move it on from the slot that was read, in the caller's transaction; nobody is waited for."""
-    mine = repeating.rows().filter(id=row.id, **_as_read(row))
-    if not database.lock(mine, skip=True).values_list("id", flat=True):
+    """Move it on from the slot that was read, in the caller's transaction."""
+    if not _is_as(row, _as_read(row)):
         return False
-    changes: dict[str, Any] = {"next_run": following, "planned": True}
-    if missed:
-        changes["miss_count"] = F("miss_count") + missed
-    return bool(mine.update(**changes))
+    _write(row, next_run=following, planned=True, miss_count=F("miss_count") + missed)
+    return True
+
+
+def _is_as(row: RepeatingTask, read: Mapping[str, Any]) -> bool:
+    """Lock it, and see whether it is as it was read. Nobody is waited for: what others hold is not ours.
+
+    Compared here and not in SQL, as SQLite compares moments as text, which can be written in two ways.
+    """
+    locked = database.lock(repeating.rows().filter(id=row.id), skip=True)
+    return locked.values(*_DECISIVE).first() == read
 
 
 def _as_read(row: RepeatingTask) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _DECISIVE}
 
 
+def _write_if(row: RepeatingTask, read: Mapping[str, Any], **changes: Any) -> bool:
+    """Write, unless somebody else has, or is about to."""
+
+    def write() -> bool:
+        if not _is_as(row, read):
+            return False
+        _write(row, **changes)
+        return True
+
+    return database.in_transaction(write)
+
+
 def _is_kept_back(row: RepeatingTask, slot: datetime) -> bool:
     """Whether there is a task of this slot already (its next run was put back by hand), or an active one."""
-    fired = row.last_run is not None and slot <= row.last_run
-    if fired and tasks().filter(repeating_task=row.id, slot=slot).exists():
+    if tasks().filter(repeating_task=row.id, slot=slot).exists():
         return True
     if not row.coalesce:
         return False
@@ -229,6 +242,6 @@ def run_now(row: RepeatingTask) -> Task[Any]:
     call = repeating.call_of(row)
     with transaction.atomic(using=database.alias()):
         now = database.read_clock()
-        task = _make(row, call, now, last_run=now)
+        task = _make(row, call, now, last_run=max(now, row.last_run or now))
     row.refresh_from_db()
     return task

@@ -44,6 +44,7 @@ _UNITS = {
 }
 ANY = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 200
+_UNKNOWN = object()
 
 
 # When it is due.
@@ -98,10 +99,11 @@ def plan(row: RepeatingTask, now: datetime) -> None:
 
     One that is not enabled has none, and is planned again once it is.
     """
-    row.error = ""
-    timing = _begun(row, now)
-    row.planned = row.enabled
-    row.next_run = _first(row, timing, now) if row.enabled and row.repeats != 0 else None
+    row.error, row.planned, row.next_run = "", row.enabled, None
+    if row.enabled:
+        timing = _begun(row, now)
+        if row.repeats != 0:
+            row.next_run = _first(row, timing, now)
 
 
 def _begun(row: RepeatingTask, now: datetime) -> Timing:
@@ -259,7 +261,8 @@ def _brief(value: Any) -> str:
 def changed_by_hand(row: RepeatingTask) -> dict[str, Any]:
     """Of a schedule that code declares: what differs from that, and what code says instead."""
     declared: Mapping[str, Any] = row.declared or {}
-    return {name: value for name, value in declared.items() if getattr(row, name) != value}
+    known = {name: value for name, value in declared.items() if hasattr(row, name)}
+    return {name: value for name, value in known.items() if getattr(row, name) != value}
 
 
 # Saving.
@@ -288,7 +291,7 @@ def prepare(
             _begun(row, database.read_clock())
         row.planned = row.enabled
         return update_fields
-    changed = {name for name, value in row.loaded.items() if getattr(row, name) != value}
+    changed = _changed(row)
     if update_fields is not None:
         changed &= set(update_fields)
     if _is_to_be_planned(row, changed):
@@ -297,7 +300,7 @@ def prepare(
     elif changed & {"next_run", *TIMING}:  # a next run by hand
         _begun(row, database.read_clock())
         changed |= {"planned", "start"}
-        row.planned = True
+        row.planned = row.enabled
     if update_fields is not None:
         return {*update_fields, *changed}
     row.name = row.name or name_for(row)
@@ -305,8 +308,30 @@ def prepare(
     return [
         n
         for n in written
-        if n in changed or n not in (*KEPT_BY_WORKERS, *row.get_deferred_fields())
+        if n in changed or n not in ("start", *KEPT_BY_WORKERS, *row.get_deferred_fields())
     ]
+
+
+def _changed(row: RepeatingTask) -> set[str]:
+    """What of what is watched this `save()` would change.
+
+    Seen against the row as it is now: an instance may be older than what a worker, or somebody else, has
+    written, and may not know what its transaction has come to. It takes over what workers wrote.
+    """
+    watched = (*TIMING, *KEPT_BY_WORKERS)
+    stored = rows().filter(pk=row.pk).values(*watched).first()
+    if stored is None:  # deleted meanwhile: save() says so
+        return set()
+    for name in ("start", *KEPT_BY_WORKERS):
+        known = row.loaded.get(
+            name, stored[name] if name in row.get_deferred_fields() else _UNKNOWN
+        )
+        is_mine = name in row.__dict__ and row.__dict__[name] != known
+        if name == "start" and known is _UNKNOWN:
+            is_mine = is_mine and row.start is not None
+        if not is_mine:
+            setattr(row, name, stored[name])
+    return {name for name in watched if name in row.__dict__ and row.__dict__[name] != stored[name]}
 
 
 def _is_to_be_planned(row: RepeatingTask, changed: set[str]) -> bool:

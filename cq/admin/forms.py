@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils.html import format_html, format_html_join
 
 from cq import database, registry, repeating
+from cq.crontab import LAST_YEAR
 from cq.exceptions import NotSerializable
 from cq.models import RepeatingTask
 from cq.payload import Decoder, Encoder, normalise
@@ -43,6 +44,7 @@ COALESCE_BY = {
     RepeatingTask.CoalesceBy.FUNCTION: "any task of the function is active",
 }
 HIDDEN = "***"
+FIRST_YEAR = 1900
 _ZONE = "In this site's time zone, not in the one above."
 _MOMENTS = ("start", "end", "next_run")
 
@@ -178,10 +180,7 @@ class RepeatingTaskForm(Form):
         """What nobody has changed stays as the row has it: to the microsecond, and with its secrets."""
         super().clean()
         given = self.cleaned_data
-        start = given.get("start")
-        is_once = given.get("kind") == Kind.ONCE and "start" in self.changed_data
-        if is_once and start and start < database.read_clock() - repeating.LATE:
-            self.add_error("start", "That has passed: it would never run.")
+        self._check_moments(given)
         if self.instance._state.adding:
             return given
         for name in _MOMENTS:
@@ -195,6 +194,16 @@ class RepeatingTaskForm(Form):
             if name in given and name in self.changed_data:
                 self._reveal(name)
         return given
+
+    def _check_moments(self, given: dict[str, Any]) -> None:
+        for name in _MOMENTS:
+            moment = given.get(name)
+            if moment is not None and not FIRST_YEAR <= moment.year <= LAST_YEAR:
+                self.add_error(name, f"Give a year from {FIRST_YEAR} to {LAST_YEAR}.")
+        start = given.get("start")
+        is_once = given.get("kind") == Kind.ONCE and "start" in self.changed_data
+        if is_once and start and start < database.read_clock() - repeating.LATE:
+            self.add_error("start", "That has passed: it would never run.")
 
     def _reveal(self, name: str) -> None:
         """Put back what was shown as `***`, where it still stands at its place."""

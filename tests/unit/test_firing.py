@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
+from django.db.models.functions import Now
 from django.db.models.signals import post_save
 from django.test.utils import CaptureQueriesContext
 
@@ -183,6 +186,54 @@ def test_minus_one_is_for_ever():
     row.refresh_from_db()
     assert row.repeats == -1
     assert row.next_run
+
+
+def test_a_next_run_by_hand_with_none_left_comes_once():
+    row = due(repeats=0)
+    assert len(fire()) == 1
+    row.refresh_from_db()
+    assert (row.repeats, row.next_run) == (0, None)
+
+
+def test_moments_that_the_database_wrote_are_moments():
+    """SQLite keeps them as text, and can write one in two ways."""
+    row = due()
+    RepeatingTask.objects.filter(id=row.id).update(next_run=Now())
+    assert len(fire()) == 1
+    RepeatingTask.objects.filter(id=row.id).update(start=Now(), next_run=None, planned=False)
+    firing.step()
+    row.refresh_from_db()
+    assert row.planned
+
+
+@pytest.mark.vendors("postgresql", "mysql")
+@pytest.mark.parametrize("state", ["due", "new", "broken"])
+def test_a_row_that_somebody_holds_stops_no_heartbeat(state):
+    row = due()
+    changes = {"new": {"next_run": None, "planned": False}, "broken": {"crontab": "x"}, "due": {}}
+    RepeatingTask.objects.filter(id=row.id).update(**changes[state])
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            RepeatingTask.objects.filter(id=row.id).update(queue="")
+            held.set()
+            over.wait(20)
+        connections.close_all()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        held.wait(10)
+        began = time.monotonic()
+        assert firing.step() > 0
+        assert time.monotonic() - began < 10
+        assert not over.is_set()
+    finally:
+        over.set()
+        holder.join()
+    if state == "due":
+        assert len(fire()) == 1
 
 
 def test_once_is_once():

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import transaction
 
-from cq import database, repeating, task
+from cq import database, firing, repeating, task
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask
 
@@ -212,6 +213,59 @@ def test_a_change_that_was_not_written_is_planned_for_when_it_is():
     assert again(row).next_run == before
     row.save()
     assert again(row).next_run == row.next_run != before
+
+
+def test_a_stale_instance_takes_over_what_workers_wrote():
+    row = make(repeats=1)
+    in_db(row, repeats=0, next_run=None)  # it was fired
+    row.repeats = 5
+    row.save()
+    assert (again(row).repeats, again(row).next_run is None) == (5, False)
+
+
+@pytest.mark.parametrize("kind", ["CRONTAB", "HOURS"])
+def test_an_instance_of_bulk_create_is_saved_as_any_other(kind):
+    made = RepeatingTask(func_name=send.name, name="raw", kind=kind, crontab="0 8 1 1 *")
+    RepeatingTask.objects.bulk_create([made])
+    made.pk = RepeatingTask.objects.get().pk  # where the database did not tell
+    firing.step()
+    planned = again(made)
+    made.queue = "default"
+    made.save()
+    assert (again(made).start, again(made).next_run) == (planned.start, planned.next_run)
+    made.kind, made.crontab, made.repeats = "CRONTAB", "* * * * *", 7
+    made.save()
+    assert again(made).repeats == 7
+    assert again(made).next_run - database.read_clock() <= timedelta(minutes=1)
+
+
+def test_what_is_set_without_having_been_read_counts():
+    row = make()
+    part = RepeatingTask.objects.only("name").get()
+    part.crontab, part.repeats = "30 9 * * *", 3
+    part.save()
+    assert again(row).next_run != row.next_run
+    assert again(row).repeats == 3
+
+
+def test_after_a_save_that_came_to_nothing_the_next_one_plans():
+    row = make()
+    before = row.next_run
+    row.crontab = "30 9 * * *"
+    try:
+        with transaction.atomic():
+            row.save()
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        row.save()
+    assert again(row).next_run == row.next_run != before
+
+
+def test_what_is_broken_can_be_disabled():
+    row = make()
+    in_db(row, timezone="Mars/Olympus")
+    assert repeating.enable([again(row)], on=False) == 1
+    assert not again(row).enabled
 
 
 def test_it_is_copied_as_any_other_row():
