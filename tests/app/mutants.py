@@ -940,14 +940,24 @@ def fires_by_its_own_clock(patch):
 @mutant
 def fault_fires_slowly(patch):
     """Time to be killed between moving a schedule on and making its task, and after that."""
+    _make_slowly(patch, 0.2)
+
+
+@mutant
+def fault_fires_with_pauses(patch):
+    """Others look at what this one is about to change."""
+    _make_slowly(patch, 0.02)
+
+
+def _make_slowly(patch, longest):
     from cq import firing
 
     make = firing._make
 
     def slowly(*args, **kwargs):
-        time.sleep(random.uniform(0, 0.2))
+        time.sleep(random.uniform(0, longest))
         made = make(*args, **kwargs)
-        time.sleep(random.uniform(0, 0.2))
+        time.sleep(random.uniform(0, longest))
         return made
 
     patch(firing, "_make", slowly)
