@@ -1,7 +1,7 @@
 """Fire repeating tasks: each slot becomes one task, however many workers fire.
 
-There is no leader, and no lock but the row's: whoever moves `next_run` on from a slot makes its task,
-in the same transaction. All times are the database's.
+There is no leader, and no lock but the row's: whoever finds `next_run` as it was read moves it on and
+makes the slot's task, in one transaction. All times are the database's.
 """
 
 from __future__ import annotations
