@@ -476,7 +476,8 @@ def take_back(unbegun: QuerySet[Task[Any]], *, alone: bool) -> list[str]:
     That is no death of theirs. `alone`: nobody knows that they had not: claimed by itself, each
     tells the next time. What somebody else holds is left.
     """
-    with transaction.atomic(using=database.alias()):
+    # SQLite: a write after a read is refused at once where another has written meanwhile.
+    with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
         page = unbegun.filter(status=Status.RUNNING, started=None).order_by("id")
         ids = list(page.values_list("id", flat=True)[:BATCH])
         free = dict(database.lock(page.filter(id__in=ids), skip=True).values_list("id", "queue"))

@@ -47,7 +47,8 @@ def finish(task: Task[Any], outcome: Outcome) -> bool:
 
 def end(task: Task[Any], move: Callable[[Task[Any]], Status | None]) -> Status | None:
     """`move(task)`, which gives the status it got, and the errorbacks of a bad end."""
-    with transaction.atomic(using=database.alias()):
+    # SQLite: a write after a read is refused at once where another has written meanwhile.
+    with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
         database.bound_waits()
         status = move(task)
         if status in ANSWERED:
