@@ -25,7 +25,7 @@ from cq.slots import Timing, zone_named
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
 
-logger = logging.getLogger("cq.schedules")
+logger = logging.getLogger("cq.declared")
 
 CONFLICT = "can't be as code says"
 

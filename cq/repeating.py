@@ -20,7 +20,7 @@ from cq.options import Options
 from cq.payload import Encoder
 from cq.registry import Definition
 from cq.signature import Call, Signature
-from cq.slots import CatchUp, Kind, Timing, zone_named
+from cq.slots import ELAPSED, CatchUp, Kind, Timing, zone_named
 
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
@@ -37,11 +37,6 @@ KEPT_BY_WORKERS = (
 MOST_CAUGHT_UP = 1000
 LATE = timedelta(hours=1)
 """How long ago a task that runs ONCE may have been due when it is planned: forms take their time."""
-_UNITS = {
-    Kind.HOURS: timedelta(hours=1),
-    Kind.MINUTES: timedelta(minutes=1),
-    Kind.SECONDS: timedelta(seconds=1),
-}
 ANY = datetime(2000, 1, 1, tzinfo=UTC)
 _LONGEST_NAME = 200
 _UNKNOWN = object()
@@ -85,7 +80,7 @@ def given_timing(when: object) -> dict[str, Any]:
     if isinstance(when, str):
         return {"kind": Kind.CRONTAB, "crontab": when}
     if isinstance(when, timedelta) and when > timedelta(0):
-        for kind, unit in _UNITS.items():
+        for kind, unit in reversed(ELAPSED.items()):  # the longest that fits
             if not when % unit:
                 return {"kind": kind, "every": when // unit, "crontab": ""}
     raise InvalidSchedule(

@@ -42,7 +42,7 @@ class CatchUp(models.TextChoices):
     ALL = "ALL"
 
 
-_ELAPSED = {
+ELAPSED = {
     Kind.SECONDS: timedelta(seconds=1),
     Kind.MINUTES: timedelta(minutes=1),
     Kind.HOURS: timedelta(hours=1),
@@ -125,8 +125,8 @@ class Timing:
             return start  # the slot 0, even where its wall time was there an hour before
         if self.kind == Kind.ONCE:
             return None
-        if self.kind in _ELAPSED:
-            step = self.every * _ELAPSED[self.kind]
+        if self.kind in ELAPSED:
+            step = self.every * ELAPSED[self.kind]
             return start + ((moment - start) // step + 1) * step
         return self._by_wall(moment, start)
 
