@@ -112,9 +112,12 @@ class _Plan:
             one = work.popleft()
             if one.id in self.targets:
                 continue
-            self.targets[one.id] = target = _target(one)
+            is_remade = one is not task and _is_remade(one)
+            self.targets[one.id] = target = Status.PENDING if is_remade else _target(one)
             self._rows.append(one)
             work.extend(tasks().filter(previous_id=one.id, status=Status.SKIPPED))
+            if is_remade:
+                continue
             under = tasks().filter(parent_id=one.id, status__in=(*ERROR, Status.SKIPPED))
             if target == Status.WAITING:
                 under = under.filter(graph.counts(one.claim_no))
@@ -202,6 +205,14 @@ def _target(task: Task[Any]) -> Status:
     if task.status == Status.REVOKED and task.container:
         return Status.WAITING
     return Status.QUEUED
+
+
+def _is_remade(task: Task[Any]) -> bool:
+    """It stands behind what runs again, and was chained there by that itself: abandoned once it waits."""
+    if task.previous_run is None or task.is_errorback:
+        return False
+    previous = task.previous
+    return previous is not None and previous.status in ERROR and _target(previous) == Status.QUEUED
 
 
 def _has_begun(task: Task[Any]) -> bool:

@@ -81,7 +81,7 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
 REVIVALS: dict[Status, dict[Status, str]] = {
     Status.FAILURE: {Status.QUEUED: "retry", Status.PENDING: "retry, of a successor"},
     Status.LOST: {Status.QUEUED: "retry", Status.PENDING: "retry, of a successor"},
-    Status.INCOMPLETE: {Status.WAITING: "retry"},
+    Status.INCOMPLETE: {Status.WAITING: "retry", Status.PENDING: "retry, of a successor made anew"},
     Status.REVOKED: {
         Status.QUEUED: "retry",
         Status.PENDING: "retry, of a successor",

@@ -60,6 +60,13 @@ def remakes(cqt):
         raise ValueError
 
 
+@task("revival.remakes_fan", atomic=False)
+def remakes_fan(cqt):
+    cqt.chain(fan.using(force_chain=True), 1)
+    if not cqt.attempts:
+        raise ValueError
+
+
 @task("revival.parent")
 def parent(cqt, name):
     cqt.subtask(name)
@@ -441,6 +448,18 @@ def test_what_a_failed_run_made_does_not_count_and_is_not_run_again():
     assert (["SUCCESS"], [7, 5, 6, 7]) == (statuses(made), numbers())
     assert 0 == Task.objects.active().count()
     assert ["note "] == notes()
+
+
+def test_a_forced_successor_that_a_run_made_and_that_is_incomplete_is_made_anew(failing):
+    made = parent.delay("revival.remakes_fan")
+    failing.add(1)
+    run_all()
+    assert ["INCOMPLETE", "FAILURE", "INCOMPLETE", "FAILURE"] == statuses(made, *tree(made)[1:])
+    failing.clear()
+    made.retry()
+    run_all()
+    assert ["SUCCESS", "SUCCESS", "REVOKED", "FAILURE", "SUCCESS", "SUCCESS"] == statuses(*tree(made))
+    assert [1] == numbers()
 
 
 def test_one_whose_parent_runs_again_is_refused(failing):
