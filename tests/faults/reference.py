@@ -51,6 +51,7 @@ class Reference:
 
     def walk(self, maker, outcomes):
         for run in runs(maker.node, maker.label, outcomes):
+            run = replace(run, is_last=run.is_last and not self.waits_anew(maker))  # noqa: PLW2901
             made = {-1: maker}
             for i, act in run.acts.items():
                 if "on" not in act or made.get(act["on"]) is not None:
@@ -109,7 +110,14 @@ class Reference:
         if not counted or before.status not in {*ERROR, "SKIPPED"}:
             return False
         is_kept = "kind" in above.node or self.before[above.label].status == "INCOMPLETE"
-        return is_kept and self.runs_anew(above)
+        return is_kept and not above.is_void and self.runs_anew(above)
+
+    def waits_anew(self, job):
+        """It was to run again, and has not begun: no run that it had is its last."""
+        before = self.before.get(job.label)
+        if before is None or before.status == "INCOMPLETE" or not self.runs_anew(job):
+            return False
+        return len(job.seen.outcomes) == len(before.outcomes)
 
     def expect(self, job, *, fail_fast=True):
         """The right statuses, the outcomes of new attempts, and the statuses that come of a race."""

@@ -140,6 +140,7 @@ class Batch:
                 found.append(one)
                 print(f"\nprogram {one.seed}: {json.dumps(one.program)}")
                 print(*problems, sep="\n")
+                print(*(f"  {label}: {seen}" for label, seen in one.seen.items()), sep="\n")
         statuses = Counter(row.status for several in rows.values() for row in several)
         print(f"{len(self.played)} programs, {dict(statuses)}, {len(found)} differ")
         return [one.seed for one in found]
