@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo
 
@@ -84,15 +84,23 @@ class Crontab:
         fields = (self.minute, self.hour, self.day, self.month, self.weekday)
         return " ".join(field.text for field in fields)
 
-    def has_day(self, date):
-        if date.month not in self.month.values:
+    def has_day(self, day):
+        if day.month not in self.month.values:
             return False
-        day = date.day in self.day.values
-        weekday = (date.weekday() + 1) % 7 in self.weekday.values
-        # Where neither is a bare `*`, either is enough, as croniter has it.
-        if "*" in (self.day.text, self.weekday.text):
-            return day and weekday
-        return day or weekday
+        matching = (
+            day.day in self.day.values,
+            (day.weekday() + 1) % 7 in self.weekday.values,
+        )
+        # Either is enough, unless one is a bare `*`; to croniter all days are one, beside a step of `*`.
+        is_given = (
+            self.day.text != "*" and (len(self.day.values) < 31 or "*" not in self.weekday.text),
+            self.weekday.text != "*" and (len(self.weekday.values) < 7 or "*" not in self.day.text),
+        )
+        return any(matching) if all(is_given) else all(matching)
+
+    def ever_comes(self):
+        days = (date(2000, 1, 1) + timedelta(days=number) for number in range(1461))
+        return any(map(self.has_day, days))
 
     def matches(self, wall):
         return (
