@@ -458,7 +458,9 @@ def test_a_forced_successor_that_a_run_made_and_that_is_incomplete_is_made_anew(
     failing.clear()
     made.retry()
     run_all()
-    assert ["SUCCESS", "SUCCESS", "REVOKED", "FAILURE", "SUCCESS", "SUCCESS"] == statuses(*tree(made))
+    assert ["SUCCESS", "SUCCESS", "REVOKED", "FAILURE", "SUCCESS", "SUCCESS"] == statuses(
+        *tree(made)
+    )
     assert [1] == numbers()
 
 
