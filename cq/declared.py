@@ -221,7 +221,7 @@ def declare(
         zone=zone_named(timing.get("timezone") or "UTC"),
         crontab=timing["crontab"],
         every=timing.get("every", 1),
-        start=timing.get("start") or repeating.ANY,
+        start=timing.get("start") or repeating.ANY_START,
     )
     signature.call(Signature(definition, tuple(args), kwargs, definition.options))
     name = fields.get("name") or repeating.call_named(definition.name, args, kwargs)

@@ -37,9 +37,10 @@ KEPT_BY_WORKERS = (
 MOST_CAUGHT_UP = 1000
 LATE = timedelta(hours=1)
 """How long ago a task that runs ONCE may have been due when it is planned: forms take their time."""
-ANY = datetime(2000, 1, 1, tzinfo=UTC)
+ANY_START = datetime(2000, 1, 1, tzinfo=UTC)
+"""To check a timing that has none yet: it gets one when it is planned."""
 _LONGEST_NAME = 200
-_UNKNOWN = object()
+_UNREAD = object()
 
 
 # When it is due.
@@ -131,7 +132,7 @@ def problems(row: RepeatingTask) -> dict[str, str]:
     """By field, what is to be mended before it can fire."""
     found: dict[str, str] = {}
     try:
-        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY)
+        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY_START)
     except InvalidSchedule as error:
         found[error.field] = str(error)
     if row.catch_up == CatchUp.ALL and not 1 <= (row.catch_up_limit or 0) <= MOST_CAUGHT_UP:
@@ -318,13 +319,8 @@ def _changed(row: RepeatingTask) -> set[str]:
     if stored is None:  # deleted meanwhile: save() says so
         return set()
     for name in ("start", *KEPT_BY_WORKERS):
-        known = row.loaded.get(
-            name, stored[name] if name in row.get_deferred_fields() else _UNKNOWN
-        )
-        is_mine = name in row.__dict__ and row.__dict__[name] != known
-        if name == "start" and known is _UNKNOWN:
-            is_mine = is_mine and row.start is not None
-        if not is_mine:
+        read = row.loaded.get(name, None if name == "start" else _UNREAD)
+        if row.__dict__.get(name, read) == read:
             setattr(row, name, stored[name])
     return {name for name in watched if name in row.__dict__ and row.__dict__[name] != stored[name]}
 
