@@ -212,7 +212,7 @@ def repeat(
 
     Raises InvalidSchedule, and InvalidCall where the arguments do not fit.
     """
-    declared.declare(f.definition, when, args, kwargs, fields)
+    declared.declare(declared.definition_of(f), when, args, kwargs, fields)
 
 
 def _serially() -> bool:

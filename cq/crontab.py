@@ -15,10 +15,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from croniter import croniter
 from croniter.croniter import CroniterBadDateError, CroniterError
 
-SECOND = timedelta(seconds=1)
-LAST_YEAR = 9000
-"""No slot is later: every database and Python know that year in every time zone."""
+from cq.conf import LAST_YEAR
 
+SECOND = timedelta(seconds=1)
 _STEP = timedelta(hours=12)  # no zone changes its clock twice in so short a time
 _EVERY_HOUR = re.compile(r"\*(/\d+)?")
 _UNSTEADY = re.compile(r"\b[rh]\b", re.IGNORECASE)  # croniter's random and hashed values
@@ -41,6 +40,8 @@ class Crontab:
     """
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is no crontab: give it as text.")  # noqa: TRY004  (as said)
         self.text = " ".join(text.split())
         fields = _WORDS.get(self.text.lower(), self.text).split()
         if len(fields) not in (5, 6):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, models, transaction
-from django.utils import timezone
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.db import IntegrityError, connections, models, transaction
 
 from cq import database, repeating, signature
-from cq.exceptions import InvalidSchedule
+from cq.exceptions import InvalidOption, InvalidSchedule
+from cq.options import Options
 from cq.payload import normalise
 from cq.registry import Definition
 from cq.repeating import When
@@ -52,7 +51,7 @@ def schedule_task(
 
     Raises InvalidSchedule.
     """
-    row = _named(model, _draft(crontab, f, args, kwargs, fields), fields)
+    row = _named(model, _draft(crontab, _function_name(f), args, kwargs, fields), fields)
     found = repeating.problems(row)
     if not row.is_known:
         # A migration must run for ever, also where its function has gone since.
@@ -60,8 +59,9 @@ def schedule_task(
         logger.warning("No code here defines %s, which %s is to call.", row.func_name, row.name)
     for name, message in found.items():
         raise InvalidSchedule(name, f"{row.name}: {message}")
-    table = model._base_manager.using(database.alias())
-    with transaction.atomic(using=table.db):
+    table = _table(model)
+    # SQLite refuses whoever has read what another then wrote, and wants to write himself.
+    with database.begin_as("IMMEDIATE"), transaction.atomic(using=table.db):
         repeating.plan(row, database.read_clock())
         made, is_new = table.get_or_create(name=row.name, defaults=_columns(model, row))
     if not is_new:
@@ -78,9 +78,21 @@ def unschedule_task(
     **fields: Any,
 ) -> bool:
     """Delete what `schedule_task()` makes of the same arguments. Returns whether it was there."""
-    row = _named(model, _draft(crontab, f, args, kwargs, fields), fields)
-    table = model._base_manager.using(database.alias())
-    return bool(table.filter(name=row.name).delete()[0])
+    row = _named(model, _draft(crontab, _function_name(f), args, kwargs, fields), fields)
+    table = _table(model)
+    with database.begin_as("IMMEDIATE"):
+        return bool(table.filter(name=row.name).delete()[0])
+
+
+def _table(model: type[M]) -> models.QuerySet[M]:
+    """Where schedules live. Raises ImproperlyConfigured where that is a database without tables yet."""
+    alias = database.alias()
+    if model._meta.db_table not in connections[alias].introspection.table_names():
+        raise ImproperlyConfigured(
+            f"CQ_DATABASE is {alias!r}, which has no table {model._meta.db_table} yet: run "
+            f"`manage.py migrate --database {alias}` first."
+        )
+    return model._base_manager.using(alias)
 
 
 def _columns(model: type[models.Model], row: RepeatingTask) -> dict[str, Any]:
@@ -122,54 +134,69 @@ def _migrations() -> Sequence[str]:
 
 def _draft(
     when: When,
-    f: Any,
+    func_name: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None,
     fields: Mapping[str, Any],
 ) -> RepeatingTask:
     """A row that is not saved, and may lack a name. Raises InvalidSchedule for what no row can hold."""
-    if not when and "kind" not in fields:
-        raise InvalidSchedule(
-            "crontab", "Give a crontab, a timedelta, or kind=… and what it needs."
-        )
-    if not isinstance(args, list | tuple):
-        raise InvalidSchedule("args", f"Give a list or tuple of arguments, not {args!r}.")
+    args, kwargs = _arguments(args, kwargs)
     row = database.repeating_model()(
-        func_name=_function_name(f),
-        args=normalise(list(args), "args"),
-        kwargs=normalise(dict(kwargs or {}), "kwargs"),
-        **{**repeating.given_timing(when), **_checked(fields)},
+        func_name=func_name, args=normalise(args, "args"), kwargs=normalise(kwargs, "kwargs")
     )
-    try:
-        row.clean_fields()
-    except ValidationError as error:
-        for name, messages in error.message_dict.items():
-            raise InvalidSchedule(name, f"{name}: {' '.join(messages)}") from error
+    for name, value in repeating.given_timing(when, fields).items():
+        setattr(row, name, _cleaned(row, name, value))
     return row
 
 
-def _function_name(f: Any) -> str:
-    if isinstance(f, str):
-        return f
+def _arguments(
+    args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> tuple[list[Any], dict[str, Any]]:
+    if not isinstance(args, list | tuple):
+        raise InvalidSchedule("args", f"Give a list or tuple of arguments, not {args!r}.")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InvalidSchedule("kwargs", f"Give keyword arguments as a dict, not {kwargs!r}.")
+    return list(args), dict(kwargs or {})
+
+
+def definition_of(f: object) -> Definition:
+    """Of a task function. Raises InvalidSchedule for what is none."""
     definition = getattr(f, "definition", None)
     if isinstance(definition, Definition):
-        return definition.name
+        return definition
     raise InvalidSchedule("func_name", f"{f!r} is not a task function: decorate it with @task.")
 
 
-def _checked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    model = database.repeating_model()
-    kept = {"id", "declared", *repeating.KEPT_BY_WORKERS} - {"repeats"}
-    known = {item.name for item in model._meta.concrete_fields} - kept
-    for name in fields:
-        if name not in known:
-            raise InvalidSchedule(
-                name, f"A repeating task has no {name!r}: {', '.join(sorted(known))}."
-            )
-        value = fields[name]
-        if isinstance(value, datetime) and timezone.is_naive(value):
-            raise InvalidSchedule(name, f"{name!r} must be aware; {value!r} has no time zone.")
-    return fields
+def _function_name(f: object) -> str:
+    return f if isinstance(f, str) else definition_of(f).name
+
+
+def _cleaned(row: RepeatingTask, name: str, value: Any) -> Any:
+    """As the column holds it. Raises InvalidSchedule."""
+    kept = {"id", "declared", "func_name", "args", "kwargs", *repeating.KEPT_BY_WORKERS}
+    known = {item.name: item for item in row._meta.concrete_fields}
+    free = known.keys() - kept | {"repeats"}
+    if name not in free:
+        raise InvalidSchedule(name, f"A repeating task has no {name!r}: {', '.join(sorted(free))}.")
+    if name == "result_ttl":  # a number of seconds, too, as @task has it
+        return _duration(value)
+    column = known[name]
+    if column.blank and value in column.empty_values:
+        return value
+    try:
+        return column.clean(value, row)
+    except ValidationError as error:
+        one_of = f" One of {', '.join(dict(column.choices))}." if column.choices else ""
+        raise InvalidSchedule(name, f"{name}: {' '.join(error.messages)}{one_of}") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidSchedule(name, f"{name}: {value!r} is no value for it: {error}.") from error
+
+
+def _duration(value: Any) -> Any:
+    try:
+        return Options().using({"result_ttl": value}).result_ttl
+    except InvalidOption as error:
+        raise InvalidSchedule("result_ttl", str(error)) from error
 
 
 # Declared, and reconciled.
@@ -194,8 +221,8 @@ class Declaration:
     def says(self) -> dict[str, Any]:
         """By field, what it says; of the others it leaves people free. `repeats` is but a beginning."""
         row = self.row()
-        said = {*repeating.given_timing(self.when), "func_name", "args", "kwargs", "enabled"}
-        said |= self.fields.keys() - {"name", "repeats"}
+        said = {*repeating.given_timing(self.when, self.fields), "func_name", "args", "kwargs"}
+        said = said - {"name", "repeats"} | {"enabled"}
         return normalise({name: getattr(row, name) for name in sorted(said)}, "a schedule")  # type: ignore[return-value]
 
 
@@ -214,8 +241,8 @@ def declare(
     Raises InvalidSchedule, InvalidCall, NotSerializable. Needs no models, as task modules may be
     imported before these.
     """
-    fields, kwargs = dict(fields or {}), dict(kwargs or {})
-    timing = {**repeating.given_timing(when), **fields}
+    fields = dict(fields or {})
+    timing = repeating.given_timing(when, fields)
     Timing(
         kind=repeating.kind_named(timing["kind"]),
         zone=zone_named(timing.get("timezone") or "UTC"),
@@ -223,6 +250,7 @@ def declare(
         every=timing.get("every", 1),
         start=timing.get("start") or repeating.ANY_START,
     )
+    args, kwargs = _arguments(args, kwargs)
     signature.call(Signature(definition, tuple(args), kwargs, definition.options))
     name = fields.get("name") or repeating.call_named(definition.name, args, kwargs)
     if name in _declared and not apps.ready:  # later, it is a module read again
@@ -290,12 +318,20 @@ def _reconcile(declaration: Declaration) -> str:
         return "found, made by hand"
     known = {name for name in {*says, *before} if hasattr(row, name)}  # else a later version's
     wanted = {name: says.get(name, _default(name)) for name in known}
-    untouched = [name for name in wanted if _is_untouched(row, name, before)]
-    changed = [name for name in untouched if getattr(row, name) != wanted[name]]
-    for name in changed:
+    touched = {name for name in wanted if not _is_untouched(row, name, before)}
+    if not touched.isdisjoint(repeating.WHEN):
+        touched |= set(repeating.WHEN)  # half of each would be due when nobody said
+    differing = {name for name in wanted if getattr(row, name) != wanted[name]}
+    for name in differing - touched:
         setattr(row, name, wanted[name])
     row.save()
-    return "changed" if changed else ""
+    return _told(differing - touched, differing & touched)
+
+
+def _told(changed: Collection[str], kept: Collection[str]) -> str:
+    said = [f"changed {' and '.join(sorted(changed))}"] if changed else []
+    said += [f"kept {' and '.join(sorted(kept))} as somebody set it"] if kept else []
+    return ", ".join(said)
 
 
 def _add(declaration: Declaration, says: dict[str, Any]) -> str:

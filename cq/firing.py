@@ -42,6 +42,7 @@ COUNTED = 1000
 
 # What was decided upon: where one of these is another now, somebody else decides.
 _DECISIVE = (
+    *repeating.CALL,
     *("enabled", "next_run", "kind", "crontab", "every", "timezone", "start", "end", "repeats"),
     *("coalesce", "coalesce_by", "catch_up", "catch_up_limit", "last_run"),
 )
@@ -49,11 +50,13 @@ REST = 60.0  # seconds that one which failed for an unknown reason is left alone
 HELD = 0.05  # seconds until what others hold, or have just fired, is looked at again
 
 _resting: dict[int, float] = {}
+_told_until = 0.0
 
 
 def step() -> float:
     """Fire what is due, of functions that are known here. Returns seconds until the next look."""
     until = time.monotonic() + LONGEST
+    _tell_of_unknown()
     _plan_new()
     found = _soon()
     due = [row for row in found if row.next_run <= row.clock]
@@ -77,6 +80,21 @@ def _soon() -> list[Any]:
         del _resting[row_id]
     soon = known.filter(next_run__lte=database.later(Now(), LOOK)).exclude(id__in=list(_resting))
     return list(soon.annotate(clock=clock).order_by("next_run")[:PAGE])
+
+
+def _tell_of_unknown() -> None:
+    """Those that are overdue, of functions that are not known here: maybe nobody knows them."""
+    global _told_until
+    if time.monotonic() < _told_until:
+        return
+    _told_until = time.monotonic() + REST
+    unknown = repeating.rows().filter(enabled=True).exclude(func_name__in=registry.names())
+    late = unknown.filter(next_run__lte=database.later(Now(), -MISSED)).order_by("next_run")
+    if found := list(late.values_list("func_name", flat=True)[:PAGE]):
+        names = ", ".join(dict.fromkeys(found))
+        logger.warning(
+            "%d repeating task(s) overdue, of no function known here: %s", len(found), names
+        )
 
 
 def _plan_new() -> None:
@@ -240,8 +258,13 @@ def run_now(row: RepeatingTask) -> Task[Any]:
     Raises InvalidSchedule.
     """
     call = repeating.call_of(row)
-    with transaction.atomic(using=database.alias()):
+    with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
+        # One after the other: two of one moment would be of one slot.
+        database.lock(repeating.rows().filter(id=row.id)).first()
         now = database.read_clock()
+        made = tasks().filter(repeating_task=row.id, slot__gte=now).order_by("-slot").first()
+        if made is not None and made.slot is not None:
+            now = made.slot + timedelta(microseconds=1)
         task = _make(row, call, now, last_run=max(now, row.last_run or now))
     row.refresh_from_db()
     return task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any
 
@@ -17,6 +17,8 @@ from django.db.models.signals import post_migrate, pre_migrate
 from cq import database, declared
 
 FIRST = ("cq", "0001_initial")
+_OURS = {"schedule_task": declared.schedule_task, "unschedule_task": declared.unschedule_task}
+_HOMES = frozenset({"cq", "cq.models"})
 
 
 def connect(config: AppConfig) -> None:
@@ -45,16 +47,23 @@ def _before(using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: A
 
 
 def _schedules(step: Migration) -> bool:
-    """Whether its code names one of these functions, unless that is another's."""
-    ours = {"schedule_task": declared.schedule_task, "unschedule_task": declared.unschedule_task}
-    for operation in step.operations:
-        if isinstance(operation, RunPython):
-            known = getattr(operation.code, "__globals__", {})
-            code = getattr(operation.code, "__code__", None)
-            found = ours.keys() & set(_names(code) if code else ())
-            if any(known.get(name, ours[name]) is ours[name] for name in found):
-                return True
-    return False
+    """Whether its code calls one of these functions."""
+    functions = [one.code for one in step.operations if isinstance(one, RunPython)]
+    return any(_calls_ours(one) for one in functions if hasattr(one, "__code__"))
+
+
+def _calls_ours(function: Any) -> bool:
+    names = set(_names(function.__code__))
+    known = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
+    return any(_is_ours(name, names, known) for name in _OURS.keys() & names)
+
+
+def _is_ours(name: str, names: Collection[str], known: Mapping[str, Any]) -> bool:
+    """Whether that name is one of ours: as a global, an attribute of one, or imported in the function."""
+    if name in known:
+        return known[name] is _OURS[name]
+    of_module = any(getattr(value, name, None) is _OURS[name] for value in known.values())
+    return of_module or not _HOMES.isdisjoint(names)
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -11,7 +11,15 @@ from typing import Any, Final, TypedDict
 
 from django.utils import timezone
 
-from cq.conf import LONGEST, NO_QUEUE_NAME, QUEUE_NAME, TOO_LONG, settings
+from cq.conf import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    LONGEST,
+    NO_QUEUE_NAME,
+    QUEUE_NAME,
+    TOO_LONG,
+    settings,
+)
 from cq.exceptions import InvalidOption, NotSerializable, UnknownQueue
 from cq.payload import normalise
 
@@ -31,7 +39,6 @@ _OF_FUNCTION = ("name", "aliases", "atomic", "repeat", "timezone")
 # Belong to one call, and so to using() alone.
 _OF_CALL = ("run_after",)
 # What every database and Python know in every time zone, with room for what is counted from it.
-_FIRST_YEAR, _LAST_YEAR = 1900, 9000
 
 
 class ContainerOptions(TypedDict, total=False):
@@ -253,8 +260,8 @@ def _moment(name: str, value: Any) -> datetime | timedelta | None:
     if isinstance(value, datetime):
         if timezone.is_naive(value):
             raise InvalidOption(f"{name!r} must be an aware datetime; {value!r} has no time zone.")
-        if not _FIRST_YEAR <= value.year <= _LAST_YEAR:
-            raise InvalidOption(f"{name!r} must be of the years {_FIRST_YEAR} to {_LAST_YEAR}.")
+        if not FIRST_YEAR <= value.year <= LAST_YEAR:
+            raise InvalidOption(f"{name!r} must be of the years {FIRST_YEAR} to {LAST_YEAR}.")
         return value
     return _duration_or_none(name, value)
 

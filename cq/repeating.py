@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -20,14 +20,18 @@ from cq.options import Options
 from cq.payload import Encoder
 from cq.registry import Definition
 from cq.signature import Call, Signature
-from cq.slots import ELAPSED, CatchUp, Kind, Timing, zone_named
+from cq.slots import ELAPSED, INTERVALS, CatchUp, Kind, Timing, check_moment, zone_named
 
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
 
 When = str | timedelta
 
-TIMING = ("kind", "crontab", "every", "timezone", "start", "end", "enabled")
+CALL = ("func_name", "args", "kwargs", "queue", "priority", "result_ttl")
+"""The fields that say what is called."""
+WHEN = ("kind", "crontab", "every")
+"""Of those that say when, what is given as one: a crontab, or a timedelta."""
+TIMING = (*WHEN, "timezone", "start", "end", "enabled")
 """The fields that say when: the next run is another once one of them is."""
 KEPT_BY_WORKERS = (
     *("next_run", "planned", "error", "last_run", "last_skip", "repeats"),
@@ -51,21 +55,23 @@ def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
 
     Raises InvalidSchedule.
     """
+    kind = kind_named(row.kind)
+    by_hand = row.next_run if kind == Kind.ONCE else None  # then, and not once more at its start
     return Timing(
-        kind=kind_named(row.kind),
+        kind=kind,
         zone=zone_of(row),
         crontab=row.crontab,
         every=row.every,
-        start=row.start or start,
+        start=by_hand or row.start or start,
         end=row.end,
     )
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: object) -> Kind:
     """The kind of that name. Raises InvalidSchedule."""
     if name not in Kind.values:
         raise InvalidSchedule("kind", f"There is no kind {name!r}: {', '.join(Kind.values)}.")
-    return Kind(name)
+    return Kind(str(name))
 
 
 def zone_of(row: RepeatingTask) -> ZoneInfo:
@@ -73,21 +79,31 @@ def zone_of(row: RepeatingTask) -> ZoneInfo:
     return zone_named(row.timezone or timezone.get_default_timezone_name())
 
 
-def given_timing(when: object) -> dict[str, Any]:
-    """The fields that say `when`: a crontab, or the time that passes from one run to the next.
+def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields`, with those that `when` says: a crontab, or the time that passes from one run to the next.
 
     Raises InvalidSchedule.
     """
-    if isinstance(when, str):
-        return {"kind": Kind.CRONTAB, "crontab": when}
-    if isinstance(when, timedelta) and when > timedelta(0):
-        for kind, unit in reversed(ELAPSED.items()):  # the longest that fits
-            if not when % unit:
-                return {"kind": kind, "every": when // unit, "crontab": ""}
-    raise InvalidSchedule(
-        "crontab",
-        f"{when!r} does not say when: give a crontab, or a timedelta of whole seconds.",
-    )
+    said: dict[str, Any]
+    if when == "" and "kind" in fields:
+        said = {"crontab": ""}
+    elif isinstance(when, str) and when.strip():
+        said = {"kind": Kind.CRONTAB, "crontab": when}
+    elif isinstance(when, timedelta) and when > timedelta(0) and not when % timedelta(seconds=1):
+        kind = next(kind for kind, unit in reversed(ELAPSED.items()) if not when % unit)
+        said = {"kind": kind, "every": when // ELAPSED[kind], "crontab": ""}
+    else:
+        raise InvalidSchedule(
+            "crontab",
+            f"{when!r} does not say when: give a crontab, or a timedelta of whole seconds; or "
+            'nothing, as "", and kind=… with what that needs.',
+        )
+    for name in WHEN:
+        if said.get("kind") and name in fields:
+            raise InvalidSchedule(
+                name, f"{when!r} says when already: leave out {name}=…, or give '' instead of it."
+            )
+    return {**fields, **said}
 
 
 def plan(row: RepeatingTask, now: datetime) -> None:
@@ -104,8 +120,10 @@ def plan(row: RepeatingTask, now: datetime) -> None:
 
 def _begun(row: RepeatingTask, now: datetime) -> Timing:
     """When it is due; "every N …" is counted from `now` where nothing else is said."""
-    if row.start is None and row.kind not in (Kind.CRONTAB, Kind.ONCE):
-        row.start = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
+    check_moment("end", row.end)
+    if row.start is None and row.kind in INTERVALS:
+        begin = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
+        row.start = min(begin, row.end or begin)  # its end may have passed
     return timing_of(row)
 
 
@@ -122,7 +140,7 @@ def upcoming(row: RepeatingTask, number: int) -> list[datetime]:
         return []
     left = row.repeats if row.repeats is not None and row.repeats >= 0 else number
     later = timing_of(row).following(row.next_run)
-    return [row.next_run, *islice(later, max(0, min(number, left) - 1))]
+    return list(islice(chain([row.next_run], later), max(0, min(number, left))))
 
 
 # What is wrong with it.
@@ -202,8 +220,19 @@ def is_known(row: RepeatingTask) -> bool:
 
 
 def name_for(row: RepeatingTask) -> str:
-    """A stable name, from the function, its arguments, and when it is due."""
-    return _bounded(f"{_called(row.func_name, row.args, row.kwargs)} {_when(row)} {row.timezone}")
+    """A stable name, from the function, its arguments, and when it is due.
+
+    Of the arguments it holds a digest: what may be shown of them depends on the code of the day.
+    """
+    mark = _digest(row.func_name, row.args, row.kwargs) if row.args or row.kwargs else ""
+    parts = (row.func_name, mark, _when(row), row.timezone)
+    return _bounded(" ".join(part for part in parts if part))
+
+
+def _digest(func_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Slow to compute, so that a short secret is not found by trying."""
+    given = json.dumps([args, kwargs], cls=Encoder, sort_keys=True).encode()
+    return hashlib.pbkdf2_hmac("sha256", given, func_name.encode(), 100_000, 6).hex()
 
 
 def called(row: RepeatingTask) -> str:
@@ -236,7 +265,6 @@ def _masked(func_name: str, args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapp
 
 
 def _bounded(name: str) -> str:
-    name = name.strip()
     if len(name) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -245,7 +273,7 @@ def _bounded(name: str) -> str:
 
 def _when(row: RepeatingTask) -> str:
     if row.kind == Kind.CRONTAB:
-        return row.crontab
+        return " ".join(row.crontab.split())
     how = "once" if row.kind == Kind.ONCE else f"every {row.every} {row.kind.lower()}"
     return f"{how} from {row.start.astimezone(UTC).isoformat()}" if row.start else how
 
@@ -266,7 +294,7 @@ def changed_by_hand(row: RepeatingTask) -> dict[str, Any]:
 
 def remember(row: RepeatingTask, names: Iterable[str] | None = None) -> None:
     """What its columns hold, of all or of these: what differs from that later was changed here."""
-    watched = {"func_name", *TIMING, *KEPT_BY_WORKERS}.intersection(row.__dict__)
+    watched = {*CALL, *TIMING, *KEPT_BY_WORKERS}.intersection(row.__dict__)
     if names is not None:
         watched &= set(names)
     row.loaded = {**row.loaded, **{name: row.__dict__[name] for name in watched}}
@@ -279,9 +307,13 @@ def prepare(
 
     Raises InvalidSchedule for a timing that makes no sense.
     """
+    check_moment("next_run", row.__dict__.get("next_run"))
+    given = row.__dict__.get("crontab")
+    if isinstance(given, str) and given != row.loaded.get("crontab"):
+        row.crontab = " ".join(given.split())
     if is_new:
         row.name = row.name or name_for(row)
-        if row.next_run is None:
+        if row.next_run is None or not row.enabled:
             plan(row, database.read_clock())
         else:
             _begun(row, database.read_clock())

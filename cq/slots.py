@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.db import models
 
-from cq.crontab import LAST_YEAR, Crontab, first_instant
+from cq.conf import FIRST_YEAR, LAST_YEAR
+from cq.crontab import Crontab, first_instant
 from cq.exceptions import InvalidSchedule
 
 _TICK = timedelta(microseconds=1)
@@ -49,6 +50,9 @@ ELAPSED = {
 }
 _DAYS = {Kind.DAYS: 1, Kind.WEEKS: 7}
 _MONTHS = {Kind.MONTHS: 1, Kind.QUARTERS: 3, Kind.YEARS: 12}
+INTERVALS = frozenset({*ELAPSED, *_DAYS, *_MONTHS})
+"""The kinds of which every N-th is due, counted from `start`."""
+MOST = 2_147_483_647  # what an IntegerField holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,8 @@ class Timing:
     end: datetime | None = None
 
     def __post_init__(self) -> None:
+        check_moment("end", self.end)
+        check_moment("start", self.start)
         if self.kind == Kind.CRONTAB:
             try:
                 self._parsed  # noqa: B018  (checked now, kept for later)
@@ -75,8 +81,8 @@ class Timing:
                 raise InvalidSchedule("crontab", str(error)) from error
         elif self.start is None:
             raise InvalidSchedule("start", "Say when it is due, or when it is due first.")
-        if self.every < 1:
-            raise InvalidSchedule("every", "Give a whole number above 0.")
+        if self.kind in INTERVALS and not (type(self.every) is int and 1 <= self.every <= MOST):
+            raise InvalidSchedule("every", f"Give a whole number above 0, and at most {MOST}.")
         if self.start and self.end and self.end < self.start:
             raise InvalidSchedule("end", "It ends before it starts.")
 
@@ -160,13 +166,31 @@ class Timing:
         )
 
 
-def zone_named(name: str) -> ZoneInfo:
+def check_moment(field: str, moment: object) -> None:
+    """Raises InvalidSchedule for what no schedule can hold there."""
+    if moment is None:
+        return
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidSchedule(field, f"{field!r} must be an aware datetime, not {moment!r}.")
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise InvalidSchedule(field, f"Give a year from {FIRST_YEAR} to {LAST_YEAR}.")
+
+
+def zone_named(name: object) -> ZoneInfo:
     """The time zone of that name. Raises InvalidSchedule."""
-    if name in zone_names():
+    if isinstance(name, str) and name in zone_names():
         return ZoneInfo(name)
-    near = difflib.get_close_matches(name, zone_names(), 1)
-    hint = f"Did you mean {near[0]}?" if near else "Give one like Europe/Paris."
+    hint = "Give one like Europe/Paris."
+    if near := _zones_like(str(name)):
+        hint = f"Did you mean {near[0]}?"
     raise InvalidSchedule("timezone", f"There is no time zone {name!r}. {hint}")
+
+
+def _zones_like(name: str) -> list[str]:
+    """First those of that place, whatever the continent."""
+    place = name.rpartition("/")[2].lower().replace(" ", "_")
+    of_place = [known for known in zone_names() if known.rpartition("/")[2].lower() == place]
+    return of_place or difflib.get_close_matches(name, zone_names(), 1, 0.75)
 
 
 @cache

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 def call_command(cqt: Task[str | None], command: str, /, *args: str, **options: Any) -> str | None:
     """Run a management command: `call_command.delay("clearsessions")`.
 
-    What it writes to its `self.stdout` and `self.stderr` goes to the log. The result is what its
-    `handle()` returns. Not atomic, as a command opens what transactions it needs.
+    What it writes to its `self.stdout` and `self.stderr` goes to the log, but for empty lines. The result
+    is what its `handle()` returns. Not atomic, as a command opens what transactions it needs.
     """
-    out, err = _ToLog(cqt, logging.INFO), _ToLog(cqt, logging.ERROR)
+    out, err = _ToLog(cqt, logging.INFO), _ToLog(cqt, logging.WARNING)
     try:
         returned: Any = management.call_command(
-            command, *args, **{"stdout": out, "stderr": err, "no_color": True, **options}
+            command, *args, **{"no_color": True, **options, "stdout": out, "stderr": err}
         )
+    except SystemExit as end:
+        if end.code:
+            raise
+        returned = None
     finally:
         out.end()
         err.end()
@@ -42,7 +46,7 @@ class _ToLog(io.TextIOBase):
 
     def write(self, text: str) -> int:
         *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
+        for line in filter(str.strip, lines):
             self._cqt.log(line, self._level)
         return len(text)
 

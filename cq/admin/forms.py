@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils.html import format_html, format_html_join
 
 from cq import database, registry, repeating
-from cq.crontab import LAST_YEAR
+from cq.conf import FIRST_YEAR, LAST_YEAR
 from cq.exceptions import NotSerializable
 from cq.models import RepeatingTask
 from cq.payload import Decoder, Encoder, normalise
@@ -44,7 +44,6 @@ COALESCE_BY = {
     RepeatingTask.CoalesceBy.FUNCTION: "any task of the function is active",
 }
 HIDDEN = "***"
-FIRST_YEAR = 1900
 _ZONE = "In this site's time zone, not in the one above."
 _MOMENTS = ("start", "end", "next_run")
 

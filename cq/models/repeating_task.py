@@ -125,10 +125,17 @@ class RepeatingTask(models.Model):
         """Raises ValidationError, by field, for what could never fire. Names it, where nobody did."""
         self.name = self.name or repeating.name_for(self)
         found = repeating.problems(self)
-        if not self._state.adding and self.loaded.get("func_name") == self.func_name:
-            found.pop("func_name", None)  # its code is not to be mended here
+        if not self._state.adding and not self._changed(repeating.CALL):
+            # The code may have changed since: whoever sets something else need not mend that.
+            found = {name: said for name, said in found.items() if name not in repeating.CALL}
         if found:
             raise ValidationError(found)
+
+    def _changed(self, names: Iterable[str]) -> bool:
+        """Whether any of these is not as it was read."""
+        return any(
+            name in self.__dict__ and self.__dict__[name] != self.loaded.get(name) for name in names
+        )
 
     @property
     def is_known(self) -> bool:

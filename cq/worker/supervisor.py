@@ -173,10 +173,10 @@ class Supervisor:
             and all(c.ready for c in self._children.values())
         ):
             self._said_ready = True
+            of_tasks = f"{len(self._children)} process(es), queues {', '.join(self._plan.queues)}"
             logger.info(
-                "cq worker ready: %d process(es), queues %s",
-                len(self._children),
-                ", ".join(self._plan.queues),
+                "cq worker ready: %s",
+                of_tasks if self._children else "fires repeating tasks, runs none",
             )
 
     def _reap(self) -> None:

@@ -95,12 +95,17 @@ def test_they_live_where_cq_database_says(process, tmp_path):
     code = """
 import django; django.setup()
 import cq
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from cq import database, declared
 from cq.models import RepeatingTask, schedule_task
 from tests.app.tasks import slot
 cq.repeat("0 8 * * *", slot, name="declared")
 call_command("migrate", verbosity=0)
+try:
+    schedule_task(RepeatingTask, "0 8 * * *", slot, name="too soon")
+except ImproperlyConfigured as error:
+    print(error)
 call_command("migrate", database="tasks", verbosity=0)
 RepeatingTask(func_name=slot.name, name="saved").save()
 schedule_task(RepeatingTask, "0 8 * * *", slot, name="scheduled")
@@ -113,4 +118,5 @@ print(list(RepeatingTask.objects.using("default").values_list("name", flat=True)
     }
     started = process("-c", code, settings={"DATABASES": databases, "CQ_DATABASE": "tasks"})
     assert started.wait(60) == 0, started.output
+    assert "run `manage.py migrate --database tasks` first" in started.output
     assert started.output.splitlines()[-2:] == ["['declared', 'saved', 'scheduled'] []", "[]"]

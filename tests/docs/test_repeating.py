@@ -61,7 +61,9 @@ def test_migrations_howto(project, tmp_path):
     assert later in project(f"{plan} 2>&1 || true")
     migration.write_text(text)
     project("python manage.py migrate")
-    (name,) = re.findall(r"`(myapp\.tasks\.report_sales\(.*)`", (ROOT / MIGRATIONS).read_text())
+    (name,) = re.findall(
+        r"`(myapp\.tasks\.report_sales [0-9a-f]{12} .*?)`", (ROOT / MIGRATIONS).read_text()
+    )
     assert name in project(f'python manage.py shell -c "{NAMES}"')
     project("python manage.py migrate myapp 0001")
     assert name not in project(f'python manage.py shell -c "{NAMES}"')
@@ -80,7 +82,7 @@ def test_code_howto(project, tmp_path):
     changed = tasks.read_text().replace("0 8 * * mon-fri", "0 7 * * mon-fri")
     tasks.write_text(changed.replace("@task(repeat=timedelta(minutes=5), ", "@task("))
     said = project("python manage.py migrate")
-    assert "Repeating task changed: mysite.tasks.report_sales" in said
+    assert "Repeating task changed crontab: mysite.tasks.report_sales" in said
     assert "Repeating task disabled: mysite.tasks.poll_feed" in said
 
 

@@ -35,7 +35,7 @@ def innocent():
 
 
 @scenario(
-    {"begun_untold": "unfinished", "all_begun": "rescues"},
+    {"begun_untold": "deaths", "all_begun": "rescues"},
     deaths=3,
     badly=1,
     rescues=0,

@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 import cq
-from cq import declared, repeating, task
+from cq import declared, registry, repeating, task
 from cq.exceptions import InvalidCall, InvalidOption, InvalidSchedule
 from cq.models import RepeatingTask, Task, schedule_task, unschedule_task
 from tests.unit.running import run_all
@@ -50,7 +50,7 @@ def the_row():
 
 def test_it_makes_a_schedule_that_fires():
     row = schedule_task(RepeatingTask, "* * * * *", report, kwargs={"to": "me"}, priority=5)
-    assert (row.name, row.priority) == ('declared.report(to="me") * * * * *', 5)
+    assert (row.name, row.priority) == (repeating.name_for(row), 5)
     assert row.planned
     assert row.next_run
 
@@ -73,13 +73,14 @@ def test_it_is_undone_by_the_same_arguments():
     ("call", "field", "said"),
     [
         (("61 25 * * *", report), "crontab", "out of range"),
-        (("", report), "crontab", "Give a crontab"),
+        (("", report), "crontab", "give a crontab"),
         (("* * * * *", len), "func_name", "decorate it with @task"),
         (("* * * * *", strict), "args", "missing a required argument"),
         (("* * * * *", report, (1, 2)), "args", "too many"),
         ((timedelta(milliseconds=1500), report), "crontab", "whole seconds"),
         ((7, report), "crontab", "whole seconds"),
         (("* * * * *", report, 1), "args", "list or tuple"),
+        (("* * * * *", report, (), [2]), "kwargs", "as a dict"),
     ],
 )
 def test_what_could_not_fire_is_refused(call, field, said):
@@ -98,12 +99,17 @@ def test_a_field_that_there_is_not_is_refused():
     ("field", "value"),
     [
         ("start", datetime(2027, 1, 1)),  # noqa: DTZ001
+        ("start", "2027-01-01"),
+        ("end", datetime(9999, 12, 31, tzinfo=UTC)),
+        ("timezone", 5),
+        ("func_name", "declared.strict"),
         ("every", "five"),
         ("repeats", "x"),
         ("kind", "FORTNIGHTLY"),
         ("catch_up", "Never"),
         ("coalesce_by", "x"),
         ("result_ttl", "long"),
+        ("result_ttl", -1),
         ("name", "x" * 300),
         ("next_run", datetime(2027, 1, 1, tzinfo=UTC)),
         ("run_count", 7),
@@ -118,6 +124,32 @@ def test_a_value_that_a_field_can_not_hold_is_refused(code, field, value):
 def test_a_name_that_no_code_defines_any_more_stops_no_migration():
     row = schedule_task(RepeatingTask, "* * * * *", "declared.gone", (1,))
     assert not RepeatingTask.objects.get(id=row.id).is_known
+
+
+def test_its_name_is_the_same_whether_or_not_code_knows_the_function(monkeypatch):
+    """Which arguments are sensitive is known by code alone, and that comes and goes."""
+    known = schedule_task(RepeatingTask, "@daily", report, ["north"])
+    with monkeypatch.context() as gone:
+        gone.delitem(registry._definitions, report.name)
+        assert schedule_task(RepeatingTask, "@daily", report.name, ["north"]).id == known.id
+        assert schedule_task(RepeatingTask, "@daily", report.name, ["south"]).id != known.id
+        assert unschedule_task(RepeatingTask, "@daily", report.name, ["north"])
+    assert unschedule_task(RepeatingTask, "@daily", report, ["south"])
+    assert not RepeatingTask.objects.exists()
+
+
+@pytest.mark.parametrize("more", [{"kind": "DAYS"}, {"every": 5}])
+def test_when_is_said_once(code, more):
+    """A crontab beside kind="DAYS" would be one that counts for nothing."""
+    with pytest.raises(InvalidSchedule, match="says when already"):
+        schedule_task(RepeatingTask, "0 5 * * *", report, **more)
+    with pytest.raises(InvalidSchedule, match="says when already"):
+        cq.repeat("0 5 * * *", report, **more)
+
+
+def test_seconds_are_a_duration_as_in_the_decorator():
+    row = schedule_task(RepeatingTask, "@daily", report, result_ttl=3600)
+    assert row.result_ttl == timedelta(hours=1)
 
 
 def test_other_kinds_and_a_timedelta():
@@ -156,7 +188,7 @@ def test_it_is_added_changed_and_disabled_with_the_code(code):
     before = the_row().next_run
     code.clear()
     cq.repeat("0 9 * * *", report, timezone="Europe/Paris", priority=3)
-    assert declared.sync() == [("changed", "declared.report")]
+    assert declared.sync() == [("changed crontab and priority", "declared.report")]
     assert (the_row().crontab, the_row().priority) == ("0 9 * * *", 3)
     assert the_row().next_run != before
     code.clear()
@@ -164,7 +196,7 @@ def test_it_is_added_changed_and_disabled_with_the_code(code):
     assert not the_row().enabled
     assert declared.sync() == []
     cq.repeat("0 9 * * *", report, timezone="Europe/Paris", priority=3)
-    assert declared.sync() == [("changed", "declared.report")]
+    assert declared.sync() == [("changed enabled", "declared.report")]
     assert the_row().enabled
     assert the_row().next_run
 
@@ -190,10 +222,32 @@ def test_what_was_changed_by_hand_stays_and_is_shown(code):
     assert repeating.changed_by_hand(the_row()) == {"crontab": "0 8 * * *", "enabled": True}
     code.clear()
     cq.repeat("0 9 * * *", report, priority=3)
-    declared.sync()
+    done = "changed priority, kept crontab and enabled as somebody set it"
+    assert declared.sync() == [(done, "declared.report")]
     row = the_row()
     assert (row.crontab, row.enabled, row.priority) == ("30 7 * * *", False, 3)
     assert repeating.changed_by_hand(row) == {"crontab": "0 9 * * *", "enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("first", "by_hand", "then"),
+    [
+        (timedelta(minutes=5), {"every": 30}, timedelta(hours=2)),
+        ("0 3 * * *", {"crontab": "0 6 * * *"}, timedelta(minutes=5)),
+        (timedelta(hours=3), {"kind": "CRONTAB", "crontab": "0 3 * * *"}, timedelta(hours=2)),
+    ],
+)
+def test_when_it_is_due_is_changed_by_code_as_a_whole_or_not_at_all(code, first, by_hand, then):
+    """Of every 30 minutes by hand and every 2 hours in code nobody made every 30 hours."""
+    cq.repeat(first, report)
+    declared.sync()
+    RepeatingTask.objects.update(**by_hand)
+    before = RepeatingTask.objects.values("kind", "crontab", "every").get()
+    code.clear()
+    cq.repeat(then, report)
+    declared.sync()
+    assert RepeatingTask.objects.values("kind", "crontab", "every").get() == before
+    assert repeating.changed_by_hand(the_row())
 
 
 def test_one_that_was_made_by_hand_under_the_name_is_left_as_it_is(code):
@@ -271,6 +325,7 @@ def test_it_stands_beside_the_function(code):
     [
         ({"repeat": "61 * * * *"}, InvalidSchedule, "out of range"),
         ({"repeat": "* * * * *", "timezone": "Pariss"}, InvalidSchedule, "no time zone"),
+        ({"repeat": ""}, InvalidSchedule, "does not say when"),
         ({"repeat": 5}, InvalidOption, "a crontab or a timedelta"),
         ({"timezone": "Europe/Paris"}, InvalidOption, "there is no 'repeat'"),
     ],
@@ -290,14 +345,41 @@ def test_a_function_that_needs_arguments_gets_them_by_repeat(code):
         report.using(repeat="* * * * *")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (("* * * * *", lambda cqt: None), "decorate it with @task"),
+        (("* * * * *", "declared.report"), "decorate it with @task"),
+        (("* * * * *", report, 9), "list or tuple"),
+        (("* * * * *", report, (), "ab"), "as a dict"),
+    ],
+)
+def test_repeat_says_what_it_was_given_wrong(code, call, said):
+    with pytest.raises(InvalidSchedule, match=said):
+        cq.repeat(*call)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "DAYS", "every": "2"},
+        {"timezone": 5},
+        {"start": datetime(2027, 1, 1)},  # noqa: DTZ001
+        {"start": "2027-01-01 09:00"},
+    ],
+)
+def test_a_timing_that_makes_no_sense_is_said_where_it_is_declared(code, fields):
+    with pytest.raises(InvalidSchedule):
+        cq.repeat("" if "kind" in fields else "@daily", report, **fields)
+
+
 def test_a_check_finds_what_is_only_known_later(code):
     cq.repeat("* * * * *", report, queue="nobody-listens")
     cq.repeat("* * * * *", report, ("a",), color="red")
+    cq.repeat("* * * * *", report, ("b",), result_ttl="x")
     found = [error for error in cq_checks() if error.id == "cq.E013"]
-    assert ["No queue 'nobody-listens'" in str(found[0]), "has no 'color'" in str(found[1])] == [
-        True,
-        True,
-    ]
+    said = ["No queue 'nobody-listens'", "has no 'color'", "'result_ttl'"]
+    assert [one in str(error) for one, error in zip(said, found, strict=True)] == [True] * 3
 
 
 def cq_checks():

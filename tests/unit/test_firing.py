@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -87,6 +88,7 @@ def test_what_is_not_due_or_not_enabled_makes_nothing():
 
 def test_a_pass_with_nothing_due_reads_twice_and_writes_nothing():
     RepeatingTask.objects.create(func_name=note.name, crontab="0 0 1 1 *")
+    firing.step()  # which, once a minute, looks for what nobody knows
     with CaptureQueriesContext(connection) as queries:
         firing.step()
     assert len(queries) == 2
@@ -245,6 +247,25 @@ def test_once_is_once():
     assert len(fire()) == 1
 
 
+def test_once_at_another_time_by_hand_is_once_too():
+    row = due(kind="ONCE", start=now() + 5 * MINUTE)
+    assert row.upcoming() == [row.next_run]
+    assert len(fire()) == 1
+    row.refresh_from_db()
+    assert row.next_run is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"args": [2]}, {"func_name": "firing.other"}, {"priority": 5}, {"queue": "slow"}]
+)
+def test_what_is_called_otherwise_by_now_is_not_called_as_it_was(change):
+    row = due(crontab="* * * * *", args=[1])
+    (found,) = firing._soon()
+    RepeatingTask.objects.filter(id=row.id).update(**change)
+    assert not firing._fire(found, until=time.monotonic() + 1)
+    assert not Task.objects.exists()
+
+
 def test_a_slot_that_was_fired_is_not_fired_again_when_the_next_run_is_put_back():
     row = due(coalesce=False)
     slot = row.next_run
@@ -275,6 +296,16 @@ def test_a_function_that_is_not_known_here_is_left_to_others_and_fires_when_it_i
     assert not row.is_known
     RepeatingTask.objects.filter(id=row.id).update(func_name=note.name)
     assert len(fire()) == 1
+
+
+def test_what_is_overdue_and_known_to_nobody_is_told_once_a_minute(monkeypatch, caplog):
+    monkeypatch.setattr(firing, "_told_until", 0.0)
+    RepeatingTask.objects.filter(id=due(MINUTE).id).update(func_name="firing.gone")
+    firing.step()
+    firing.step()
+    assert [record.message for record in caplog.records] == [
+        "1 repeating task(s) overdue, of no function known here: firing.gone"
+    ]
 
 
 def test_arguments_that_do_not_fit_any_more_are_said_on_the_schedule_and_it_goes_on():
@@ -393,6 +424,21 @@ def test_run_now_makes_a_task_whatever_is_active_and_leaves_the_next_run():
     assert first.repeating_task == second.repeating_task == row
     assert row.last_run == second.slot
     assert (row.next_run, row.repeats, row.run_count) == (before, 3, 2)
+
+
+def test_run_now_by_several_at_once_makes_a_task_for_each():
+    row = due(crontab="0 0 1 1 *")
+
+    def run(number):
+        try:
+            for _ in range(15):
+                firing.run_now(RepeatingTask.objects.get(id=row.id))
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(4)))
+    assert Task.objects.values("slot").distinct().count() == 60
 
 
 def test_run_now_says_what_is_broken():
