@@ -120,5 +120,15 @@ def write_report(cqt):
     return report.id
 
 
-# A schedule: look at it in the admin, under Repeating tasks, and run it now.
+# Schedules: in the admin they stand under Repeating tasks.
+
+
+@task("demo.take_stock", repeat="* * * * *", result_ttl=3600)
+def take_stock(cqt):
+    """Each minute, for the slot that it is of: what has been counted by now."""
+    found = {"reports": Report.objects.count(), "files": FileCount.objects.count()}
+    cqt.log(f"{cqt.scheduled_for:%H:%M}: {found['reports']:,} reports of {found['files']:,} files")
+    return found
+
+
 repeat("30 3 * * *", call_command, ("clearsessions",), name="forget old sessions")
