@@ -84,10 +84,10 @@ def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InvalidSchedule.
     """
-    said: dict[str, Any]
     if when == "" and "kind" in fields:
-        said = {"crontab": ""}
-    elif isinstance(when, str) and when.strip():
+        return {**fields, "crontab": ""}
+    said: dict[str, Any]
+    if isinstance(when, str) and when.strip():
         said = {"kind": Kind.CRONTAB, "crontab": when}
     elif isinstance(when, timedelta) and when > timedelta(0) and not when % timedelta(seconds=1):
         kind = next(kind for kind, unit in reversed(ELAPSED.items()) if not when % unit)
@@ -98,11 +98,10 @@ def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
             f"{when!r} does not say when: give a crontab, or a timedelta of whole seconds; or "
             'nothing, as "", and kind=… with what that needs.',
         )
-    for name in WHEN:
-        if said.get("kind") and name in fields:
-            raise InvalidSchedule(
-                name, f"{when!r} says when already: leave out {name}=…, or give '' instead of it."
-            )
+    for name in fields.keys() & set(WHEN):
+        raise InvalidSchedule(
+            name, f"{when!r} says when already: leave out {name}=…, or give '' instead of it."
+        )
     return {**fields, **said}
 
 
@@ -138,9 +137,10 @@ def upcoming(row: RepeatingTask, number: int) -> list[datetime]:
     """Its next run and the slots after it, in UTC; empty where there is none. Raises InvalidSchedule."""
     if row.next_run is None:
         return []
-    left = row.repeats if row.repeats is not None and row.repeats >= 0 else number
+    if row.repeats is not None and row.repeats >= 0:
+        number = min(number, max(1, row.repeats))  # 0: its next run was set by hand
     later = timing_of(row).following(row.next_run)
-    return list(islice(chain([row.next_run], later), max(0, min(number, left))))
+    return list(islice(chain([row.next_run], later), number))
 
 
 # What is wrong with it.

@@ -194,6 +194,7 @@ def test_minus_one_is_for_ever():
 
 def test_a_next_run_by_hand_with_none_left_comes_once():
     row = due(repeats=0)
+    assert row.upcoming() == [row.next_run]
     assert len(fire()) == 1
     row.refresh_from_db()
     assert (row.repeats, row.next_run) == (0, None)
