@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import cron_descriptor
+from croniter import croniter
 
+from cq import repeating
 from cq.crontab import Crontab
-from cq.slots import Kind
+from cq.exceptions import InvalidSchedule
+from cq.slots import ELAPSED, Kind, zone_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cq.models import RepeatingTask
 
+OVERDUE = timedelta(seconds=10)
+"""A next run that is so long ago: no worker fires, or all are held up."""
 _UNITS = {
     Kind.SECONDS: "second",
     Kind.MINUTES: "minute",
@@ -22,6 +31,8 @@ _UNITS = {
     Kind.QUARTERS: "quarter",
     Kind.YEARS: "year",
 }
+_SIZES = (60, 24, 0, 12, 7, 60)  # of a crontab's fields; months are of different lengths
+_STEPS_IN_RANGE = re.compile(r"\w+-\w+/\d+")
 
 _UNKNOWN = (
     cron_descriptor.FormatError,
@@ -32,14 +43,56 @@ _UNKNOWN = (
 
 def in_words(row: RepeatingTask) -> str:
     """When it is due, without a full stop: "At 08:00, Monday through Friday, Europe/Paris time"."""
-    if row.kind == Kind.ONCE:
-        said = "Once"
-    elif row.kind in _UNITS:
-        unit = _UNITS[Kind(row.kind)]
-        said = f"Every {unit}" if row.every == 1 else f"Every {row.every} {unit}s"
-    else:
-        said = _crontab_in_words(row.crontab)
+    is_counted = row.kind == Kind.ONCE or row.kind in _UNITS
+    said = _counted_in_words(row) if is_counted else _crontab_in_words(row.crontab)
+    if is_counted and row.timezone and row.timezone not in zone_names():
+        return f"{said}, UTC"
     return f"{said}, {row.timezone} time" if row.timezone else said
+
+
+def in_zone(row: RepeatingTask, moment: datetime) -> str:
+    """A moment by the clock of its zone, to the second; by UTC where there is no such zone."""
+    return f"{_by_its_clock(row, moment):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def is_overdue(row: RepeatingTask, now: datetime) -> bool:
+    """Whether its next run should have come, by the database's clock."""
+    return row.enabled and row.next_run is not None and row.next_run < now - OVERDUE
+
+
+def code_says(row: RepeatingTask) -> Mapping[str, Any]:
+    """Of what was changed by hand: what code says instead, with what is sensitive as `***`."""
+    changed = repeating.changed_by_hand(row)
+    named = {name: changed[name] for name in ("args", "kwargs") if name in changed}
+    func_name = (row.declared or {}).get("func_name", row.func_name)
+    args, kwargs = repeating.shown_arguments(type(row)(func_name=func_name, **named))
+    return {**changed, **{name: {"args": args, "kwargs": kwargs}[name] for name in named}}
+
+
+def _counted_in_words(row: RepeatingTask) -> str:
+    """From its start, where that is known."""
+    start = None if row.start is None else _by_its_clock(row, row.start)
+    date, time = ("", "") if start is None else (f"{start:%Y-%m-%d}", _time(start))
+    if row.kind == Kind.ONCE:
+        return f"Once, on {date} at {time}" if start else "Once"
+    unit = _UNITS[Kind(row.kind)]
+    said = f"Every {unit}" if row.every == 1 else f"Every {row.every} {unit}s"
+    if start is None:
+        return said
+    if row.kind in ELAPSED:
+        return f"{said} from {date} {time}"
+    return f"{said} at {time} from {date}"
+
+
+def _by_its_clock(row: RepeatingTask, moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(repeating.zone_of(row))
+    except InvalidSchedule:
+        return moment.astimezone(UTC)
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
 
 
 def _crontab_in_words(text: str) -> str:
@@ -47,8 +100,34 @@ def _crontab_in_words(text: str) -> str:
     # Not as the host's locale has it: the rest of the page would be in another language.
     options = cron_descriptor.Options(locale_code="en_US", use_24hour_time_format=True)
     try:
-        fields = Crontab(text).fields
+        fields = _spelled(Crontab(text).fields)
         seconds_first = " ".join((*fields[5:], *fields[:5]))
         return str(cron_descriptor.get_description(seconds_first, options))
     except (ValueError, *_UNKNOWN):
         return text
+
+
+def _spelled(fields: tuple[str, ...]) -> list[str]:
+    """As the library reads them rightly: in capitals, and with a list for steps that are not even.
+
+    Of `*/45` it says "every 45 minutes", and it is due at :00 and :45.
+    """
+    values = croniter.expand(" ".join(fields))[0]
+    if any("l" in found and len(found) > 1 for found in values):
+        raise ValueError("the library does not read the last day in a list")
+    return [
+        ",".join(map(str, found)).upper() if _is_uneven(field, found, size) else field.upper()
+        for field, found, size in zip(fields, values, _SIZES, strict=False)
+    ]
+
+
+def _is_uneven(field: str, found: list[Any], size: int) -> bool:
+    if "/" not in field or found == ["*"]:
+        return False
+    if _STEPS_IN_RANGE.fullmatch(field) and len(found) > 1:
+        return False  # "between" is said, too
+    if not size or not all(isinstance(value, int) for value in found):
+        return True
+    following = [*found[1:], found[0] + size]
+    gaps = {later - value for value, later in zip(found, following, strict=True)}
+    return len(found) == 1 or len(gaps) > 1
