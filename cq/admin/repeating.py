@@ -58,9 +58,7 @@ class StateFilter(admin.SimpleListFilter):
 class RepeatingTaskAdmin(Base):
     form = RepeatingTaskForm
     change_form_template = "cq/admin/repeating_task.html"
-    list_display = (
-        *("name", "shown_function", "words", "shown_next", "shown_last", "counts", "enabled"),
-    )
+    list_display = ("name", "calls", "shown_next", "shown_last", "counts", "enabled")
     list_filter = ("enabled", StateFilter)
     search_fields = ("name", "func_name")
     actions = ("run_now", "enable", "disable")
@@ -148,25 +146,22 @@ class RepeatingTaskAdmin(Base):
 
     # What the list and the form show.
 
-    @admin.display(description="function", ordering="func_name")
-    def shown_function(self, row: RepeatingTask) -> str:
-        problem = repeating.problem(row)
-        if not problem:
-            return row.func_name
-        return format_html(
-            '{}<div class="cq-broken" title="{}">broken: {}</div>',
-            row.func_name,
-            problem[: showing.LONGEST],
-            "no code defines it" if not row.is_known else Truncator(problem).chars(100),
-        )
-
-    @admin.display(description="when")
-    def words(self, row: RepeatingTask) -> str:
-        by_hand = repeating.changed_by_hand(row)
-        if not by_hand:
-            return in_words(row)
-        mark = '{} <span class="cq-mark" title="{}">changed here</span>'
-        return format_html(mark, in_words(row), ", ".join(sorted(by_hand)))
+    @admin.display(description="calls", ordering="func_name")
+    def calls(self, row: RepeatingTask) -> str:
+        """What and when in one column, as a screen is not wide; and what is to be known of these."""
+        problem, by_hand = repeating.problem(row), repeating.changed_by_hand(row)
+        broken = mark = SafeString()
+        if problem:
+            broken = format_html(
+                '<div class="cq-broken" title="{}">broken: {}</div>',
+                problem[: showing.LONGEST],
+                Truncator(problem).chars(100) if row.is_known else "no code defines it",
+            )
+        if by_hand:
+            mark = format_html(
+                ' <span class="cq-mark" title="{}">changed here</span>', ", ".join(sorted(by_hand))
+            )
+        return format_html("{}<div>{}{}</div>{}", row.func_name, in_words(row), mark, broken)
 
     @admin.display(description="next run", ordering="next_run")
     def shown_next(self, row: RepeatingTask) -> str:
@@ -379,8 +374,6 @@ def _utc(moment: datetime) -> str:
 
 
 def _moment(row: RepeatingTask, moment: datetime) -> SafeString:
-    """In one line or two, as there is room."""
+    """In as few lines as there is room for; a date is not broken."""
     date, _, time = in_zone(row, moment).partition(" ")
-    return format_html(
-        '<span class="cq-moment">{}</span> <span class="cq-moment">{}</span>', date, time
-    )
+    return format_html('<span class="cq-moment">{}</span> {}', date, time)

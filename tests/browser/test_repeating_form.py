@@ -114,6 +114,51 @@ def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
     expect(page).to_have_url(re.compile(f"/repeatingtask/{row.pk}/"))
 
 
+def test_a_field_with_an_error_is_never_hidden(page, picture):
+    row = make()
+    page.goto(f"{LIST}{row.pk}/change/")
+    page.select_option("#id_kind", "DAYS")
+    page.fill("#id_every", "0")
+    expect(page.locator(".field-every .cq-live")).to_contain_text("above 0")
+    expect(page.locator("#cq-preview")).to_have_text("Nothing, until it is mended: N.")
+    picture(page, "nothing")
+    page.click("input[name=_save]")
+    expect(page.locator(".field-every .errorlist")).to_contain_text("above 0")
+    page.select_option("#id_kind", "CRONTAB")  # there it says nothing, and is no error
+    expect(page.locator("#cq-preview")).to_contain_text("At 08:00")
+    page.click("input[name=_save]")
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+
+
+def test_an_error_stands_once(page):
+    page.goto(ADD)
+    page.fill("#id_crontab", "61 25 * * *")
+    expect(page.locator(".field-crontab .cq-live")).to_contain_text("out of range")
+    expect(page.get_by_text("out of range")).to_have_count(1)
+    page.click("input[name=_save]")
+    expect(page.locator(".field-crontab .errorlist")).to_contain_text("out of range")
+    expect(page.get_by_text("out of range")).to_have_count(1)
+
+
+def test_the_list_fits_a_screen(page, picture):
+    make(name="", timezone="Asia/Kathmandu", kwargs={"to": "somebody@example.org", "password": "x"})
+    make(name="late", every=2, kind="WEEKS", args=[1, 2, 3], timezone="America/Argentina/Ushuaia")
+    for row in RepeatingTask.objects.all()[:1]:
+        row.run_now()
+    RepeatingTask.objects.update(
+        next_run=database.read_clock() - timedelta(hours=1), run_count=1234, skip_count=56
+    )
+    page.set_viewport_size({"width": 1300, "height": 700})
+    page.goto(LIST)
+    picture(page, "list-1300")
+    inner = page.locator("#changelist .results")
+    assert inner.evaluate("box => box.scrollWidth <= box.clientWidth")
+    page.goto("/admin/cq/task/")
+    picture(page, "tasks-1300")
+    inner = page.locator("#changelist .results")
+    assert inner.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
 def test_it_can_be_read_in_the_dark_and_on_a_telephone(page, picture):
     row = make(declared={"crontab": "0 9 * * *"})
     RepeatingTask.objects.filter(pk=row.pk).update(next_run=database.read_clock())
