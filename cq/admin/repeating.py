@@ -242,7 +242,10 @@ class RepeatingTaskAdmin(Base):
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "GET" and not maintenance.alive().exists():
-            said = "No worker runs, so nothing fires: start one with manage.py cq_runworker."
+            said = (
+                "No worker is alive: no task runs, and nothing fires unless a cq_runworker "
+                "--scheduler-only does. Start one with manage.py cq_runworker."
+            )
             self.message_user(request, said, messages.WARNING)
         return super().changelist_view(request, extra_context)
 
@@ -345,7 +348,7 @@ def _preview(row: RepeatingTask) -> SafeString:
     if wrong := getattr(row, "wrong", []):  # the form has said what, at its fields
         said = f"Nothing, until it is mended: {', '.join(wrong)}."
         return render_to_string("cq/admin/preview.html", {"problem": said})
-    broken = "" if row._state.adding else _held(row)
+    is_broken = not row._state.adding and _is_held(row)
     enabled, row = row.enabled, copy.copy(row)  # the page shows the row as it is
     row.enabled = True
     runs: list[tuple[str, str]] = []
@@ -359,14 +362,14 @@ def _preview(row: RepeatingTask) -> SafeString:
     except InvalidSchedule as error:
         problem = str(error)
     shown = {"words": in_words(row), "runs": runs, "problem": problem, "enabled": enabled}
-    return render_to_string("cq/admin/preview.html", {**shown, "will_not_run": broken})
+    return render_to_string("cq/admin/preview.html", {**shown, "is_broken": is_broken})
 
 
-def _held(row: RepeatingTask) -> str:
-    """Why no run comes until somebody mends it; what may pass is tried again."""
-    return next(iter(repeating.problems(row).values()), "") or (
-        row.error if row.next_run is None else ""
-    )
+def _is_held(row: RepeatingTask) -> bool:
+    """Whether no run comes until somebody mends it; what may pass is tried again."""
+    is_set_aside = bool(row.error) and row.next_run is None
+    is_to_be_saved = hasattr(row, "wrong")  # as the form has it, and that plans it anew
+    return bool(repeating.problems(row)) or (is_set_aside and not is_to_be_saved)
 
 
 def _utc(moment: datetime) -> str:

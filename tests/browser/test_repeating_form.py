@@ -99,7 +99,14 @@ def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
     row = make(kwargs={"to": "me", "password": "hush"})
     broken = make(name="of a function that is gone")
     RepeatingTask.objects.filter(pk=broken.pk).update(func_name="gone.away")
+    page.goto(f"{LIST}{broken.pk}/change/")
+    expect(page.locator(".errornote")).to_contain_text("This schedule is broken")
+    expect(page.locator("#cq-preview")).to_contain_text("None of these will run")
+    picture(page, "broken")
     page.goto(f"{LIST}{row.pk}/change/")
+    page.uncheck("#id_enabled")
+    expect(page.locator("#cq-preview")).to_contain_text("It is not enabled")
+    picture(page, "off")
     page.click("text=Run now")
     expect(page.locator(".messagelist")).to_contain_text("A task was made")
     assert "hush" not in page.content()
@@ -114,7 +121,21 @@ def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
     expect(page).to_have_url(re.compile(f"/repeatingtask/{row.pk}/"))
 
 
-def test_a_field_with_an_error_is_never_hidden(page, picture):
+def test_a_field_with_an_error_is_never_hidden(page):
+    page.goto(ADD)
+    page.select_option("#id_func_name", mail.name)
+    page.locator("#id_crontab").evaluate("input => input.removeAttribute('maxlength')")
+    page.fill("#id_crontab", "*" * 201)
+    page.select_option("#id_kind", "DAYS")
+    expect(page.locator(".field-crontab .cq-live")).to_be_visible()
+    page.click("input[name=_save]")
+    expect(page.locator(".field-crontab .errorlist")).to_be_visible()
+    page.fill("#id_crontab", "* * * * *")
+    expect(page.locator(".field-crontab .errorlist")).to_have_count(0)
+    expect(page.locator(".field-crontab")).to_be_hidden()
+
+
+def test_a_number_is_asked_for_where_the_type_has_one(page, picture):
     row = make()
     page.goto(f"{LIST}{row.pk}/change/")
     page.select_option("#id_kind", "DAYS")

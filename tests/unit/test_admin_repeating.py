@@ -225,6 +225,18 @@ def test_who_may_only_look_sees_no_secret_and_no_form(client):
     assert not Task.objects.exists()
 
 
+def test_who_may_only_look_reads_what_the_form_says_and_only_what_applies(client):
+    row = make(kind="DAYS", every=7, crontab="1 2 3 4 5", catch_up="ALL", coalesce=False)
+    user = User.objects.create(username="looks", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_repeatingtask"))
+    client.force_login(user)
+    page = client.get(change(row)).content.decode()
+    for said in ("Every N days", "Each of them, up to a limit", "field-every", "catch_up_limit"):
+        assert said in page
+    for not_said in ("1 2 3 4 5", "field-shown_coalesce_by", "DAYS", "Tasks of this schedule"):
+        assert not_said not in page
+
+
 @pytest.mark.parametrize("name", ["taken", ""])
 def test_a_name_that_is_taken_is_an_error_at_the_name(admin_client, name):
     make(name="taken")
@@ -418,13 +430,18 @@ def test_what_is_broken_is_said_on_top_and_under_its_runs(admin_client):
     page = admin_client.get(change(row)).content.decode()
     assert "This schedule is broken: admin.mail: too many" in page
     assert "None of these will run until it is mended" in page
+    RepeatingTask.objects.filter(pk=row.pk).update(args=[], error="it fell", next_run=None)
+    page = admin_client.get(change(row)).content.decode()
+    assert "None of these will run until it is mended" in page
+    mended = admin_client.post(preview(row), fill(admin_client, row, crontab="0 9 * * *")).json()
+    assert "None of these" not in mended["html"]
     whole = admin_client.get(change(make(name="whole"))).content.decode()
     assert "broken:" not in whole
     assert "None of these" not in whole
 
 
-def test_that_no_worker_runs_is_said_above_the_list(admin_client):
-    said = "No worker runs, so nothing fires"
+def test_that_no_worker_is_alive_is_said_above_the_list(admin_client):
+    said = "No worker is alive: no task runs, and nothing fires"
     assert said in admin_client.get(LIST).content.decode()
     worker = Worker.objects.create(host="here", pid=1)
     assert said not in admin_client.get(LIST).content.decode()

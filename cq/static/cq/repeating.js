@@ -30,13 +30,13 @@
     }
 
     function tell(errors) {
-      form.querySelectorAll(".cq-live").forEach((list) => list.remove());
-      for (const [name, messages] of Object.entries(errors)) {
-        if (!row(name) || !(touched.has(name) || WHEN.includes(name))) continue;
+      for (const name of new Set([...touched, ...WHEN])) {
+        if (!row(name)) continue;
         row(name).querySelectorAll(".errorlist").forEach((list) => list.remove());
+        if (!(name in errors)) continue;
         const list = document.createElement("ul");
         list.className = "errorlist cq-live";
-        for (const message of messages) {
+        for (const message of errors[name]) {
           list.appendChild(document.createElement("li")).textContent = message;
         }
         row(name).prepend(list);
