@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     Form = forms.ModelForm
 
-KINDS = {
+KINDS: Mapping[str, str] = {
     Kind.CRONTAB: "Crontab",
     Kind.ONCE: "Once",
     Kind.SECONDS: "Every N seconds",
@@ -35,12 +35,12 @@ KINDS = {
     Kind.QUARTERS: "Every N quarters (1: quarterly)",
     Kind.YEARS: "Every N years (1: yearly)",
 }
-CATCH_UPS = {
+CATCH_UPS: Mapping[str, str] = {
     CatchUp.SKIP: "None of them: wait for the next",
     CatchUp.ONE: "The latest of them, once",
     CatchUp.ALL: "Each of them, up to a limit",
 }
-COALESCE_BY = {
+COALESCE_BY: Mapping[str, str] = {
     RepeatingTask.CoalesceBy.SCHEDULE: "Tasks of this schedule",
     RepeatingTask.CoalesceBy.FUNCTION: "All tasks of the function",
 }

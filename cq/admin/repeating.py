@@ -25,7 +25,6 @@ from cq.admin import showing
 from cq.admin.forms import CATCH_UPS, COALESCE_BY, KINDS, RepeatingTaskForm, applies
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask, Task
-from cq.slots import CatchUp, Kind
 from cq.words import code_says, in_words, in_zone, is_overdue
 
 if TYPE_CHECKING:
@@ -228,15 +227,15 @@ class RepeatingTaskAdmin(Base):
 
     @admin.display(description="type")
     def shown_kind(self, row: RepeatingTask) -> str:
-        return KINDS.get(Kind(row.kind), row.kind) if row.kind in Kind.values else row.kind
+        return KINDS.get(row.kind, row.kind)
 
     @admin.display(description="missed slots")
     def shown_catch_up(self, row: RepeatingTask) -> str:
-        return CATCH_UPS[CatchUp(row.catch_up)]
+        return CATCH_UPS.get(row.catch_up, row.catch_up)
 
     @admin.display(description="tasks that count")
     def shown_coalesce_by(self, row: RepeatingTask) -> str:
-        return COALESCE_BY[RepeatingTask.CoalesceBy(row.coalesce_by)]
+        return COALESCE_BY.get(row.coalesce_by, row.coalesce_by)
 
     # What is to be seen first.
 

@@ -88,6 +88,8 @@ def test_the_list_names_the_schedule_of_each_and_the_one_it_shows(page):
     assert (str(of.id) in text, str(other.id) in text) == (True, False)
     assert "By schedule" in text
     assert "By schedule" not in page(LIST)
+    for picked in ("abc", "9" * 40):
+        page(LIST, 302, repeating_task=picked)  # Django's answer to filters that make no sense
     assert "One that is gone" in page(LIST, repeating_task=row.pk + 1)
     assert str(other.id) not in page(LIST, repeating_task=row.pk + 1)
 
@@ -118,6 +120,11 @@ def test_list_costs_the_same_however_many(page, django_assert_max_num_queries):
     with django_assert_max_num_queries(6) as queries:
         page(LIST)
     assert not any('"args"' in query["sql"] or "`args`" in query["sql"] for query in queries)
+    counts = [
+        query["sql"] for query in queries if "COUNT(" in query["sql"] and "cq_task" in query["sql"]
+    ]
+    assert counts
+    assert not any("JOIN" in sql or "cq_repeatingtask" in sql for sql in counts)
 
 
 # One task.
