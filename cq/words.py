@@ -31,8 +31,8 @@ _UNITS = {
     Kind.QUARTERS: "quarter",
     Kind.YEARS: "year",
 }
-_SIZES = (60, 24, 0, 12, 7, 60)  # of a crontab's fields; months are of different lengths
-_STEPS_IN_RANGE = re.compile(r"\w+-\w+/\d+")
+_SIZES = (60, 24, 31, 12, 7, 60)  # of a crontab's fields
+_STEPS_IN_RANGE = re.compile(r"\w+-\w+/(\d+)")
 
 _UNKNOWN = (
     cron_descriptor.FormatError,
@@ -108,26 +108,36 @@ def _crontab_in_words(text: str) -> str:
 
 
 def _spelled(fields: tuple[str, ...]) -> list[str]:
-    """As the library reads them rightly: in capitals, and with a list for steps that are not even.
+    """As the library reads them rightly: in capitals, and with a list for what it says wrongly.
 
-    Of `*/45` it says "every 45 minutes", and it is due at :00 and :45.
+    Of `*/45` it says "every 45 minutes", and it is due at :00 and :45. A range of days of the week
+    beside days of the month it does not say to be enough by itself.
+
+    Raises ValueError for what it can't say in any way.
     """
     values = croniter.expand(" ".join(fields))[0]
-    if any("l" in found and len(found) > 1 for found in values):
-        raise ValueError("the library does not read the last day in a list")
-    return [
-        ",".join(map(str, found)).upper() if _is_uneven(field, found, size) else field.upper()
-        for field, found, size in zip(fields, values, _SIZES, strict=False)
-    ]
+    is_either = values[2] != ["*"] and values[4] != ["*"]
+    spelled = []
+    for number, (field, found) in enumerate(zip(fields, values, strict=False)):
+        is_list = len(found) > 1
+        if is_list and ("l" in found or "#" in field):
+            raise ValueError(f"no words for {field}")
+        is_day_of_week = is_either and number == 4 and "-" in field
+        if found == ["*"]:
+            spelled.append("*")
+        elif is_day_of_week or _is_uneven(field, found, _SIZES[number]):
+            spelled.append(",".join(map(str, found)))
+        else:
+            spelled.append(field.upper())
+    return spelled
 
 
 def _is_uneven(field: str, found: list[Any], size: int) -> bool:
-    if "/" not in field or found == ["*"]:
+    """Whether a step of it says another distance than there is, once round."""
+    if "/" not in field:
         return False
-    if _STEPS_IN_RANGE.fullmatch(field) and len(found) > 1:
-        return False  # "between" is said, too
-    if not size or not all(isinstance(value, int) for value in found):
-        return True
     following = [*found[1:], found[0] + size]
     gaps = {later - value for value, later in zip(found, following, strict=True)}
+    if within := _STEPS_IN_RANGE.fullmatch(field):  # that it is one, is said
+        return len(found) == 1 or min(gaps) < int(within[1])
     return len(found) == 1 or len(gaps) > 1

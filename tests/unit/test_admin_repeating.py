@@ -120,6 +120,7 @@ def test_one_is_made_with_a_function_from_the_list(admin_client):
         ({"catch_up": "ALL", "catch_up_limit": ""}, "catch_up_limit", "above 0"),
         ({"start_0": "soon", "start_1": "0:00"}, "start", "valid date"),
         ({"start_0": "2999-01-01"}, "start", "valid time"),
+        ({"start_0": "1066-01-01", "start_1": "0:00"}, "start", "year from 1900"),
         ({"kind": "ONCE"}, "start", "Say when"),
         ({"kind": "ONCE", "start_0": "2020-01-01", "start_1": "0:00"}, "start", "has passed"),
         ({"priority": "1000"}, "priority", "from -100 to 100"),
