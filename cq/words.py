@@ -119,8 +119,8 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
     is_either = values[2] != ["*"] and values[4] != ["*"]
     spelled = []
     for number, (field, found) in enumerate(zip(fields, values, strict=False)):
-        is_list = len(found) > 1
-        if is_list and ("l" in found or "#" in field):
+        is_mixed = ("," in field and "#" in field) or not all(isinstance(v, int) for v in found)
+        if is_mixed and found not in (["*"], ["l"]):
             raise ValueError(f"no words for {field}")
         is_day_of_week = is_either and number == 4 and "-" in field
         if found == ["*"]:
@@ -134,7 +134,7 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
 
 def _is_uneven(field: str, found: list[Any], size: int) -> bool:
     """Whether a step of it says another distance than there is, once round."""
-    if "/" not in field:
+    if "/" not in field or found == ["l"]:
         return False
     following = [*found[1:], found[0] + size]
     gaps = {later - value for value, later in zip(found, following, strict=True)}

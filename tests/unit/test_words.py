@@ -32,6 +32,7 @@ START = datetime(2026, 11, 27, 8, tzinfo=UTC)
         ({"crontab": "0 0 15w * *"}, "At 00:00, on the weekday nearest day 15 of the month"),
         ({"crontab": "0 0 l,15 * *"}, "0 0 l,15 * *"),
         ({"crontab": "0-59/25 * * * *"}, "At 0, 25, and 50 minutes past the hour"),
+        ({"crontab": "*/7,* 0 * * *"}, "*/7,* 0 * * *"),
         ({"crontab": "0 0 * * mon#1,fri#3"}, "0 0 * * mon#1,fri#3"),
         ({"crontab": "0 9 * * 0-7"}, "At 09:00"),
         ({"crontab": "0 9 13 * fri"}, "At 09:00, on day 13 of the month, or on Friday"),
