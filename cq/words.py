@@ -122,7 +122,7 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
         is_mixed = ("," in field and "#" in field) or not all(isinstance(v, int) for v in found)
         if is_mixed and found not in (["*"], ["l"]):
             raise ValueError(f"no words for {field}")
-        is_day_of_week = is_either and number == 4 and "-" in field
+        is_day_of_week = number == 4 and ("/" in field or (is_either and "-" in field))
         if found == ["*"]:
             spelled.append("*")
         elif is_day_of_week or _is_uneven(field, found, _SIZES[number]):

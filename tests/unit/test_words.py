@@ -35,6 +35,7 @@ START = datetime(2026, 11, 27, 8, tzinfo=UTC)
         ({"crontab": "*/7,* 0 * * *"}, "*/7,* 0 * * *"),
         ({"crontab": "0 0 * * mon#1,fri#3"}, "0 0 * * mon#1,fri#3"),
         ({"crontab": "0 9 * * 0-7"}, "At 09:00"),
+        ({"crontab": "0 9 * * fri-mon/2"}, "At 09:00, only on Sunday and Friday"),
         ({"crontab": "0 9 13 * fri"}, "At 09:00, on day 13 of the month, or on Friday"),
         (
             {"crontab": "0 9 1 * mon-wed"},
