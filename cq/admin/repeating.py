@@ -190,12 +190,12 @@ class RepeatingTaskAdmin(Base):
         said = [f"{number:,} {what}" for number, what in others if number]
         return ", ".join([f"{row.run_count:,}", *said])
 
-    @admin.display(description="error")
+    @admin.display(description="last error")
     def shown_error(self, row: RepeatingTask) -> str:
-        problem = repeating.problem(row)
-        return (
-            format_html('<span class="cq-broken">{}</span>', problem) if problem else showing.EMPTY
-        )
+        """Why it could not fire. What is wrong with its fields stands on top, or at these."""
+        if not row.error:
+            return showing.EMPTY
+        return format_html('<span class="cq-broken">{}</span>', row.error)
 
     @admin.display(description="code")
     def shown_declared(self, row: RepeatingTask) -> str:
@@ -338,7 +338,8 @@ def _help_for_name(row: RepeatingTask | None) -> str:
     if row is None:
         return ""
     if row.declared is not None:
-        return "Code declares it by this name."
+        says = "declares" if declared.is_declared(row.name) else "declared"
+        return f"Code {says} it by this name."
     return "For people. It stays when the schedule changes. Clear it to have it made anew."
 
 
@@ -376,6 +377,4 @@ def _utc(moment: datetime) -> str:
 
 
 def _moment(row: RepeatingTask, moment: datetime) -> SafeString:
-    """In as few lines as there is room for; a date is not broken."""
-    date, _, time = in_zone(row, moment).partition(" ")
-    return format_html('<span class="cq-moment">{}</span> {}', date, time)
+    return showing.in_lines(in_zone(row, moment))

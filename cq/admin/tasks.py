@@ -252,7 +252,7 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     # By id, as that has an index: in the order in which they were made.
     @admin.display(description="submitted", ordering="id")
     def submitted_at(self, task: Task[Any]) -> str:
-        return showing.moment(task.submitted)
+        return showing.in_lines(showing.moment(task.submitted))
 
     @admin.display(description="started", ordering="started")
     def started_at(self, task: Task[Any]) -> str:

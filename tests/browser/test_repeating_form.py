@@ -152,13 +152,15 @@ def test_a_number_is_asked_for_where_the_type_has_one(page, picture):
 
 
 def test_an_error_stands_once(page):
-    page.goto(ADD)
-    page.fill("#id_crontab", "61 25 * * *")
-    expect(page.locator(".field-crontab .cq-live")).to_contain_text("out of range")
-    expect(page.get_by_text("out of range")).to_have_count(1)
-    page.click("input[name=_save]")
-    expect(page.locator(".field-crontab .errorlist")).to_contain_text("out of range")
-    expect(page.get_by_text("out of range")).to_have_count(1)
+    row = make()
+    for url in (ADD, f"{LIST}{row.pk}/change/"):
+        page.goto(url)
+        page.fill("#id_crontab", "61 25 * * *")
+        expect(page.locator(".field-crontab .cq-live")).to_contain_text("out of range")
+        expect(page.get_by_text("out of range")).to_have_count(1)
+        page.click("input[name=_save]")
+        expect(page.locator(".field-crontab .errorlist")).to_contain_text("out of range")
+        expect(page.get_by_text("out of range")).to_have_count(1)
 
 
 def test_the_list_fits_a_screen(page, picture):
@@ -170,14 +172,11 @@ def test_the_list_fits_a_screen(page, picture):
         next_run=database.read_clock() - timedelta(hours=1), run_count=1234, skip_count=56
     )
     page.set_viewport_size({"width": 1300, "height": 700})
-    page.goto(LIST)
-    picture(page, "list-1300")
-    inner = page.locator("#changelist .results")
-    assert inner.evaluate("box => box.scrollWidth <= box.clientWidth")
-    page.goto("/admin/cq/task/")
-    picture(page, "tasks-1300")
-    inner = page.locator("#changelist .results")
-    assert inner.evaluate("box => box.scrollWidth <= box.clientWidth")
+    for name, url in (("list-1300", LIST), ("tasks-1300", "/admin/cq/task/")):
+        page.goto(url)
+        picture(page, name)
+        box = page.locator("#changelist .results")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth"), url
 
 
 def test_it_can_be_read_in_the_dark_and_on_a_telephone(page, picture):

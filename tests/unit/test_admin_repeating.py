@@ -304,7 +304,7 @@ def test_what_code_declares_keeps_its_name(admin_client):
     row = make(declared={"crontab": "0 8 * * *"})
     page = admin_client.get(change(row)).content.decode()
     assert 'name="name"' not in page
-    assert "Code declares it by this name" in page
+    assert "Code declared it by this name" in page
     post(admin_client, change(row), fill(admin_client, row, crontab="0 9 * * *"))
     assert (again(row).name, again(row).crontab) == ("mail", "0 9 * * *")
 
@@ -485,6 +485,7 @@ def test_what_code_says_is_shown_without_its_secrets(admin_client, code):
     declared.sync()
     RepeatingTask.objects.update(kwargs={"to": "you"}, func_name=talk.name)
     page = admin_client.get(change(RepeatingTask.objects.get())).content.decode()
+    assert "Code declares it by this name" in page
     assert "Code says" in page
     assert "hush" not in page
 
