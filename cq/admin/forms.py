@@ -184,7 +184,7 @@ class RepeatingTaskForm(Form):
         ):
             if name in self.fields:
                 self.fields[name].widget = widget
-        if "catch_up_limit" in self.fields:  # so here
+        if "catch_up_limit" in self.fields:  # as N
             self.fields["catch_up_limit"].required = False
         for name in ("next_run", "repeats"):
             if name in self.fields:  # workers change them, too: a change is one of what was shown

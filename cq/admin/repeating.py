@@ -344,7 +344,7 @@ def _help_for_name(row: RepeatingTask | None) -> str:
 
 
 def _preview(row: RepeatingTask) -> SafeString:
-    """The schedule in words, and its next runs; what is wrong with it where there are none."""
+    """The schedule in words, and its next runs."""
     if wrong := getattr(row, "wrong", []):  # the form has said what, at its fields
         said = f"Nothing, until it is mended: {', '.join(wrong)}."
         return render_to_string("cq/admin/preview.html", {"problem": said})
@@ -359,8 +359,8 @@ def _preview(row: RepeatingTask) -> SafeString:
             (f"{run.astimezone(repeating.zone_of(row)):%a} {in_zone(row, run)}", _utc(run))
             for run in row.upcoming(RUNS_SHOWN)
         ]
-    except InvalidSchedule as error:
-        problem = str(error)
+    except InvalidSchedule:
+        problem = "Nothing, until it is mended."  # what is wrong stands on top of the page
     shown = {"words": in_words(row), "runs": runs, "problem": problem, "enabled": enabled}
     return render_to_string("cq/admin/preview.html", {**shown, "is_broken": is_broken})
 

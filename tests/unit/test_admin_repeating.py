@@ -436,6 +436,12 @@ def test_what_is_broken_is_said_on_top_and_under_its_runs(admin_client):
     assert "None of these will run until it is mended" in page
     mended = admin_client.post(preview(row), fill(admin_client, row, crontab="0 9 * * *")).json()
     assert "None of these" not in mended["html"]
+    RepeatingTask.objects.filter(pk=row.pk).update(
+        crontab="61 * * * *", error="", next_run=row.next_run
+    )
+    page = admin_client.get(change(row)).content.decode()
+    assert page.count("out of range") == 1
+    assert "Nothing, until it is mended" in page
     whole = admin_client.get(change(make(name="whole"))).content.decode()
     assert "broken:" not in whole
     assert "None of these" not in whole
