@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django import forms
+from django.contrib.admin.widgets import AdminIntegerFieldWidget
 from django.core.exceptions import ValidationError
 from django.utils.html import format_html, format_html_join
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 else:
     Form = forms.ModelForm
 
-KINDS = {
+KINDS: Mapping[str, str] = {
     Kind.CRONTAB: "Crontab",
     Kind.ONCE: "Once",
     Kind.SECONDS: "Every N seconds",
@@ -34,18 +35,23 @@ KINDS = {
     Kind.QUARTERS: "Every N quarters (1: quarterly)",
     Kind.YEARS: "Every N years (1: yearly)",
 }
-CATCH_UPS = {
+CATCH_UPS: Mapping[str, str] = {
     CatchUp.SKIP: "None of them: wait for the next",
     CatchUp.ONE: "The latest of them, once",
     CatchUp.ALL: "Each of them, up to a limit",
 }
-COALESCE_BY = {
-    RepeatingTask.CoalesceBy.SCHEDULE: "a task of this schedule is active",
-    RepeatingTask.CoalesceBy.FUNCTION: "any task of the function is active",
+COALESCE_BY: Mapping[str, str] = {
+    RepeatingTask.CoalesceBy.SCHEDULE: "Tasks of this schedule",
+    RepeatingTask.CoalesceBy.FUNCTION: "All tasks of the function",
 }
 HIDDEN = "***"
 _ZONE = "In this site's time zone, not in the one above."
 _MOMENTS = ("start", "end", "next_run")
+_ARGUMENTS = ("args", "kwargs")
+_WHEN = ("kind", "crontab", "every", "timezone", "start", "end", "repeats", "next_run")
+_NO_NUMBER = "Give a whole number above 0."
+MOST = 2**31 - 1
+"""What each database holds as a whole number."""
 
 
 class Suggesting(forms.TextInput):
@@ -87,6 +93,17 @@ class ArgumentsField(forms.JSONField):
             return json.dumps(value)
 
 
+def applies(name: str, kind: object, catch_up: object, *, coalesce: bool) -> bool:
+    """Whether a field says something: the page shows those that do."""
+    if name == "crontab":
+        return kind == Kind.CRONTAB
+    if name == "every":
+        return kind not in (Kind.CRONTAB, Kind.ONCE)
+    if name == "coalesce_by":
+        return coalesce
+    return name != "catch_up_limit" or catch_up == CatchUp.ALL
+
+
 class RepeatingTaskForm(Form):
     func_name = forms.ChoiceField(
         label="Function",
@@ -106,6 +123,15 @@ class RepeatingTaskForm(Form):
         widget=forms.Textarea({"rows": 2, "class": "vLargeTextField cq-json"}),
         help_text='A JSON object, as in {"to": "a@example.org"}.',
     )
+    every = forms.IntegerField(
+        label="N",
+        required=False,  # where it applies, clean() asks for it
+        widget=AdminIntegerFieldWidget,
+        initial=1,
+        min_value=1,
+        max_value=MOST,
+        error_messages={"min_value": _NO_NUMBER, "invalid": _NO_NUMBER},
+    )
 
     class Meta:
         model = RepeatingTask
@@ -113,13 +139,12 @@ class RepeatingTaskForm(Form):
         labels = {
             "result_ttl": "Keep its tasks for",
             "kind": "Type",
-            "every": "N",
             "timezone": "Time zone",
             "repeats": "Repeats left",
-            "coalesce": "Skip a slot",
-            "coalesce_by": "while",
+            "coalesce": "Skip a slot while a task is active",
+            "coalesce_by": "Tasks that count",
             "catch_up": "Missed slots",
-            "catch_up_limit": "At most",
+            "catch_up_limit": "Limit of missed slots",
             "next_run": "Next run",
         }
         help_texts = {
@@ -137,6 +162,7 @@ class RepeatingTaskForm(Form):
             "end": f"Not after. {_ZONE}",
             "repeats": "How many more runs. -1 or empty: for ever.",
             "coalesce": "It is counted, and the next run moves on.",
+            "coalesce_by": "While one of them is active, a slot is skipped.",
             "catch_up": "Those that passed while no worker was there.",
             "catch_up_limit": "The newest are made up for.",
             "next_run": f"May be changed, for once. Emptied, it is found anew. {_ZONE}",
@@ -157,6 +183,8 @@ class RepeatingTaskForm(Form):
         ):
             if name in self.fields:
                 self.fields[name].widget = widget
+        if "catch_up_limit" in self.fields:  # as N
+            self.fields["catch_up_limit"].required = False
         for name in ("next_run", "repeats"):
             if name in self.fields:  # workers change them, too: a change is one of what was shown
                 self.fields[name].show_hidden_initial = True
@@ -179,43 +207,87 @@ class RepeatingTaskForm(Form):
         """What nobody has changed stays as the row has it: to the microsecond, and with its secrets."""
         super().clean()
         given = self.cleaned_data
+        self._check_numbers(given)
+        if not self.instance._state.adding:
+            self._keep(given)
         self._check_moments(given)
-        if self.instance._state.adding:
-            return given
+        return given
+
+    def _keep(self, given: dict[str, Any]) -> None:
         for name in _MOMENTS:
             if name in self.errors and name not in self.changed_data:
                 del self.errors[name]  # an hour that comes twice: what is shown does not say which
                 given[name] = getattr(self.instance, name)
+        new_function = "func_name" in self.changed_data
         for name in list(given):
-            if name not in self.changed_data:
+            if name not in self.changed_data and not (new_function and name in _ARGUMENTS):
                 given[name] = getattr(self.instance, name)
-        for name in ("args", "kwargs"):
-            if name in given and name in self.changed_data:
-                self._reveal(name)
-        return given
+        if new_function:  # it may not hide what the old one hid: nothing here knows that any more
+            for name in _ARGUMENTS:
+                setattr(self.instance, name, self.initial[name])
+        for name in _ARGUMENTS:
+            if name in given and (new_function or name in self.changed_data):
+                self._reveal(name, new_function=new_function)
+
+    def _post_clean(self) -> None:
+        """The row then knows what of its timing is wrong: it comes to nothing."""
+        super()._post_clean()  # type: ignore[misc]  # its stubs lack it
+        wrong = [str(self.fields[name].label) for name in _WHEN if name in self.errors]
+        self.instance.wrong = wrong  # type: ignore[attr-defined]
+
+    def validate_unique(self) -> None:
+        """Its name is all that is: the error says which it is, also where nobody typed it."""
+        row = self.instance
+        is_made_up = not self.cleaned_data.get("name")
+        if "name" not in self.fields or "name" in self.errors or (is_made_up and self.errors):
+            return  # what it is made of is to be mended first
+        if repeating.rows().filter(name=row.name).exclude(pk=row.pk).exists():
+            made = " It was made up, as none was typed." if is_made_up else ""
+            self.add_error(
+                "name",
+                f"There is a repeating task {row.name!r} already: give this one another name.{made}",
+            )
 
     def _check_moments(self, given: dict[str, Any]) -> None:
         for name in _MOMENTS:
             moment = given.get(name)
-            if moment is not None and not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            is_new = name in self.changed_data
+            if moment is not None and is_new and not FIRST_YEAR <= moment.year <= LAST_YEAR:
                 self.add_error(name, f"Give a year from {FIRST_YEAR} to {LAST_YEAR}.")
         start = given.get("start")
-        is_once = given.get("kind") == Kind.ONCE and "start" in self.changed_data
-        if is_once and start and start < database.read_clock() - repeating.LATE:
-            self.add_error("start", "That has passed: it would never run.")
+        is_new = not {"kind", "start"}.isdisjoint(self.changed_data)
+        is_once = given.get("kind") == Kind.ONCE
+        if is_once and is_new and start and start < database.read_clock() - repeating.LATE:
+            self.add_error("start", "That has passed: it would never run. Give a moment to come.")
 
-    def _reveal(self, name: str) -> None:
-        """Put back what was shown as `***`, where it still stands at its place."""
+    def _check_numbers(self, given: dict[str, Any]) -> None:
+        """Needed where they apply; elsewhere, whatever stands there, the row keeps its own."""
+        says = (given.get("kind"), given.get("catch_up"))
+        for name in ("every", "catch_up_limit"):
+            if name not in self.fields:
+                continue
+            if not applies(name, *says, coalesce=True):
+                if name in self.errors or given.get(name) is None:
+                    self.errors.pop(name, None)
+                    given[name] = getattr(self.instance, name)
+            elif name not in self.errors and given[name] is None:
+                self.add_error(name, _NO_NUMBER)
+
+    def _reveal(self, name: str, *, new_function: bool) -> None:
+        """Put back what was shown as `***`, where it still stands at its place, of the same function."""
         shown, stored = self.initial[name], getattr(self.instance, name)
-        same_function = "func_name" not in self.changed_data
         given = self.cleaned_data[name]
         pairs = given.items() if isinstance(given, dict) else enumerate(given)
         revealed = type(given)(given)
         for key, value in pairs:
             if value != HIDDEN:
                 continue
-            if not (same_function and _at(shown, key) == HIDDEN):
-                self.add_error(name, f"{HIDDEN} stands for what is not shown: give {key!r} again.")
+            if new_function or _at(shown, key) != HIDDEN:
+                which = repr(key) if isinstance(given, dict) else f"argument {key + 1}"
+                why = ", and another function was selected" if new_function else ""
+                self.add_error(
+                    name, f"{HIDDEN} stands for what is not shown{why}: give {which} again."
+                )
                 return
             revealed[key] = _at(stored, key)
         self.cleaned_data[name] = revealed

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.db.models import QuerySet
 
-from cq.admin.tasks import FunctionFilter, PlaceFilter, QueueFilter, TaskAdmin
+from cq.admin.tasks import (
+    FunctionFilter,
+    PlaceFilter,
+    QueueFilter,
+    ScheduleFilter,
+    StatusFilter,
+    TaskAdmin,
+)
 from cq.models import FailedTask, SuccessfulTask, Task
 from cq.states import ANSWERED, Status
 
@@ -15,15 +22,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
 
-class FailureFilter(admin.SimpleListFilter):
-    title = "status"
-    parameter_name = "status__exact"
-
-    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
-        return [(status, status) for status in sorted(ANSWERED)]
-
-    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(status=self.value()) if self.value() else queryset
+class FailureFilter(StatusFilter):
+    statuses = sorted(ANSWERED)
 
 
 class OutcomeAdmin(TaskAdmin):
@@ -35,7 +35,7 @@ class OutcomeAdmin(TaskAdmin):
 @admin.register(SuccessfulTask)
 class SuccessfulTaskAdmin(OutcomeAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
-        return (QueueFilter, FunctionFilter, PlaceFilter)
+        return (ScheduleFilter, QueueFilter, FunctionFilter, PlaceFilter)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Task[Any]]:
         return super().get_queryset(request).filter(status=Status.SUCCESS)
@@ -44,7 +44,7 @@ class SuccessfulTaskAdmin(OutcomeAdmin):
 @admin.register(FailedTask)
 class FailedTaskAdmin(OutcomeAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
-        return (FailureFilter, QueueFilter, FunctionFilter, PlaceFilter)
+        return (FailureFilter, ScheduleFilter, QueueFilter, FunctionFilter, PlaceFilter)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Task[Any]]:
         return super().get_queryset(request).filter(status__in=ANSWERED)

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from cq.models import Task
 from cq.states import ANSWERED, Status
@@ -81,6 +82,12 @@ def moment(value: datetime | None) -> str:
         return EMPTY
     local = timezone.localtime(value) if timezone.is_aware(value) else value
     return local.isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
+def in_lines(moment: str) -> SafeString:
+    """In as few lines as there is room for; a date is not broken."""
+    date, _, time = moment.partition(" ")
+    return format_html('<span class="cq-moment">{}</span> {}', date, time)
 
 
 def moment_of(text: object) -> str:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Count, Exists, OuterRef, QuerySet
+from django.db.models import Count, Exists, OuterRef, QuerySet, Subquery
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.text import Truncator
 
-from cq import maintenance, registry
+from cq import maintenance, registry, repeating
 from cq.admin import showing
 from cq.models import Task, Worker
 from cq.states import Status
@@ -57,6 +59,39 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class StatusFilter(admin.SimpleListFilter):
+    """Spelled as the list spells them."""
+
+    title = "status"
+    parameter_name = "status__exact"
+    statuses: Iterable[str] = tuple(Status)
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(status), str(status)) for status in self.statuses]
+
+    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(status=self.value()) if self.value() else queryset
+
+
+class ScheduleFilter(admin.SimpleListFilter):
+    """Names the schedule that a link has picked. There may be too many to offer them all."""
+
+    title = "schedule"
+    parameter_name = "repeating_task"
+
+    def lookups(self, request: Any, model_admin: Any) -> list[tuple[str, str]]:
+        picked = request.GET.get(self.parameter_name)
+        if not picked:
+            return []
+        if not picked.isdecimal() or len(picked) > 18:  # more than a database holds
+            raise IncorrectLookupParameters(f"No schedule is {picked!r}.")
+        names = repeating.rows().filter(pk=picked).values_list("name", flat=True)
+        return [(picked, names.first() or "One that is gone")]
+
+    def queryset(self, request: Any, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(repeating_task=self.value()) if self.value() else queryset
 
 
 class KnownFilter(admin.SimpleListFilter):
@@ -106,10 +141,14 @@ class PlaceFilter(admin.SimpleListFilter):
 
 
 class TaskList(ChangeList):
-    """The list, without the columns that may be large."""
+    """The list, without the columns that may be large, and with the names of schedules."""
 
     def get_queryset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> QuerySet[Any]:
-        return super().get_queryset(request, *args, **kwargs).defer(*_HEAVY)
+        found = super().get_queryset(request, *args, **kwargs).defer(*_HEAVY)
+        # Not by a join, which the COUNT of the whole table would make, too.
+        names = repeating.rows().filter(pk=OuterRef("repeating_task")).values("name")
+        named: QuerySet[Any] = found.annotate(schedule=Subquery(names[:1]))
+        return named
 
 
 @admin.register(Task)
@@ -117,12 +156,13 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     list_display = (
         "name",
         "shown_status",
+        "of_schedule",
         "queue",
         "submitted_at",
         "duration",
     )
     list_display_links = ("name",)
-    list_filter = ("status", QueueFilter, FunctionFilter, PlaceFilter)
+    list_filter = (StatusFilter, ScheduleFilter, QueueFilter, FunctionFilter, PlaceFilter)
     list_per_page = 50
     search_fields = ("func_name", "label")
     search_help_text = "A task's id, or part of a label or of a function's name"
@@ -200,10 +240,19 @@ class TaskAdmin(ReadOnly, TaskAdminBase):
     def shown_status(self, task: Task[Any]) -> str:
         return showing.status(task.status)
 
+    @admin.display(description="schedule")
+    def of_schedule(self, task: Task[Any]) -> str:
+        """Its name says which it is of many tasks of one function."""
+        name = getattr(task, "schedule", None)
+        if name is None:
+            return showing.EMPTY
+        url = reverse("admin:cq_repeatingtask_change", args=[task.repeating_task_id])
+        return format_html('<a href="{}" title="{}">{}</a>', url, name, Truncator(name).chars(60))
+
     # By id, as that has an index: in the order in which they were made.
     @admin.display(description="submitted", ordering="id")
     def submitted_at(self, task: Task[Any]) -> str:
-        return showing.moment(task.submitted)
+        return showing.in_lines(showing.moment(task.submitted))
 
     @admin.display(description="started", ordering="started")
     def started_at(self, task: Task[Any]) -> str:

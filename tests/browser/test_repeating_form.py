@@ -99,7 +99,14 @@ def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
     row = make(kwargs={"to": "me", "password": "hush"})
     broken = make(name="of a function that is gone")
     RepeatingTask.objects.filter(pk=broken.pk).update(func_name="gone.away")
+    page.goto(f"{LIST}{broken.pk}/change/")
+    expect(page.locator(".errornote")).to_contain_text("This schedule is broken")
+    expect(page.locator("#cq-preview")).to_contain_text("None of these will run")
+    picture(page, "broken")
     page.goto(f"{LIST}{row.pk}/change/")
+    page.uncheck("#id_enabled")
+    expect(page.locator("#cq-preview")).to_contain_text("It is not enabled")
+    picture(page, "off")
     page.click("text=Run now")
     expect(page.locator(".messagelist")).to_contain_text("A task was made")
     assert "hush" not in page.content()
@@ -112,6 +119,64 @@ def test_run_now_and_the_last_run_leads_to_how_it_ended(page, picture):
     expect(page.locator("#content")).to_contain_text("ValueError: no")
     page.get_by_role("link", name="mail", exact=True).click()
     expect(page).to_have_url(re.compile(f"/repeatingtask/{row.pk}/"))
+
+
+def test_a_field_with_an_error_is_never_hidden(page):
+    page.goto(ADD)
+    page.select_option("#id_func_name", mail.name)
+    page.locator("#id_crontab").evaluate("input => input.removeAttribute('maxlength')")
+    page.fill("#id_crontab", "*" * 201)
+    page.select_option("#id_kind", "DAYS")
+    expect(page.locator(".field-crontab .cq-live")).to_be_visible()
+    page.click("input[name=_save]")
+    expect(page.locator(".field-crontab .errorlist")).to_be_visible()
+    page.fill("#id_crontab", "* * * * *")
+    expect(page.locator(".field-crontab .errorlist")).to_have_count(0)
+    expect(page.locator(".field-crontab")).to_be_hidden()
+
+
+def test_a_number_is_asked_for_where_the_type_has_one(page, picture):
+    row = make()
+    page.goto(f"{LIST}{row.pk}/change/")
+    page.select_option("#id_kind", "DAYS")
+    page.fill("#id_every", "0")
+    expect(page.locator(".field-every .cq-live")).to_contain_text("above 0")
+    expect(page.locator("#cq-preview")).to_have_text("Nothing, until it is mended: N.")
+    picture(page, "nothing")
+    page.click("input[name=_save]")
+    expect(page.locator(".field-every .errorlist")).to_contain_text("above 0")
+    page.select_option("#id_kind", "CRONTAB")  # there it says nothing, and is no error
+    expect(page.locator("#cq-preview")).to_contain_text("At 08:00")
+    page.click("input[name=_save]")
+    expect(page.locator(".messagelist")).to_contain_text("was changed successfully")
+
+
+def test_an_error_stands_once(page):
+    row = make()
+    for url in (ADD, f"{LIST}{row.pk}/change/"):
+        page.goto(url)
+        page.fill("#id_crontab", "61 25 * * *")
+        expect(page.locator(".field-crontab .cq-live")).to_contain_text("out of range")
+        expect(page.get_by_text("out of range")).to_have_count(1)
+        page.click("input[name=_save]")
+        expect(page.locator(".field-crontab .errorlist")).to_contain_text("out of range")
+        expect(page.get_by_text("out of range")).to_have_count(1)
+
+
+def test_the_list_fits_a_screen(page, picture):
+    make(name="", timezone="Asia/Kathmandu", kwargs={"to": "somebody@example.org", "password": "x"})
+    make(name="late", every=2, kind="WEEKS", args=[1, 2, 3], timezone="America/Argentina/Ushuaia")
+    for row in RepeatingTask.objects.all()[:1]:
+        row.run_now()
+    RepeatingTask.objects.update(
+        next_run=database.read_clock() - timedelta(hours=1), run_count=1234, skip_count=56
+    )
+    page.set_viewport_size({"width": 1300, "height": 700})
+    for name, url in (("list-1300", LIST), ("tasks-1300", "/admin/cq/task/")):
+        page.goto(url)
+        picture(page, name)
+        box = page.locator("#changelist .results")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth"), url
 
 
 def test_it_can_be_read_in_the_dark_and_on_a_telephone(page, picture):

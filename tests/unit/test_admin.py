@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from cq import registry
-from cq.models import LogLine, Task, Worker
+from cq.models import LogLine, RepeatingTask, Task, Worker
 from cq.options import options_of_function
 from cq.states import Status
 
@@ -79,6 +80,26 @@ def test_list_filters(page, login):
     assert str(child.id) in page(LIST, parent=queued.id, status__exact="QUEUED")
 
 
+def test_the_list_names_the_schedule_of_each_and_the_one_it_shows(page):
+    row = RepeatingTask.objects.create(name="nightly", func_name="tests.gone")
+    of, other = make(repeating_task=row), make()
+    assert "nightly" in page(LIST)
+    text = page(LIST, repeating_task=row.pk)
+    assert (str(of.id) in text, str(other.id) in text) == (True, False)
+    assert "By schedule" in text
+    assert "By schedule" not in page(LIST)
+    for picked in ("abc", "9" * 40):
+        page(LIST, 302, repeating_task=picked)  # Django's answer to filters that make no sense
+    assert "One that is gone" in page(LIST, repeating_task=row.pk + 1)
+    assert str(other.id) not in page(LIST, repeating_task=row.pk + 1)
+
+
+@pytest.mark.parametrize("entry", ["task", "failedtask"])
+def test_statuses_are_spelled_in_filters_as_in_lists(page, entry):
+    text = page(reverse(f"admin:cq_{entry}_changelist"))
+    assert re.search(r"status__exact=FAILURE\"[^>]*>\s*FAILURE", text)
+
+
 def test_search(page):
     one, other = make(label="Monthly report"), make(func_name="mail.send")
     for wanted, term in [
@@ -99,6 +120,11 @@ def test_list_costs_the_same_however_many(page, django_assert_max_num_queries):
     with django_assert_max_num_queries(6) as queries:
         page(LIST)
     assert not any('"args"' in query["sql"] or "`args`" in query["sql"] for query in queries)
+    counts = [
+        query["sql"] for query in queries if "COUNT(" in query["sql"] and "cq_task" in query["sql"]
+    ]
+    assert counts
+    assert not any("JOIN" in sql or "cq_repeatingtask" in sql for sql in counts)
 
 
 # One task.

@@ -6,11 +6,13 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
-from cq import database, firing, task
-from cq.models import RepeatingTask, Task
+import cq
+from cq import database, declared, firing, task
+from cq.models import RepeatingTask, Task, Worker
 from cq.states import Status
 
 pytestmark = pytest.mark.django_db
@@ -22,6 +24,10 @@ EVIL = "<script>alert(1)</script>"
 
 @task("admin.mail")
 def mail(cqt, to="", password=""): ...
+
+
+@task("admin.talk", sensitive=[])
+def talk(cqt, to="", password=""): ...
 
 
 def make(**fields):
@@ -73,6 +79,12 @@ def again(row):
     return RepeatingTask.objects.get(pk=row.pk)
 
 
+@pytest.fixture
+def code(monkeypatch):
+    """Nothing is declared, whatever the project of the tests says."""
+    monkeypatch.setattr(declared, "_declared", {})
+
+
 # The form.
 
 
@@ -102,6 +114,13 @@ def test_one_is_made_with_a_function_from_the_list(admin_client):
         ({"kwargs": '"x"'}, "kwargs", "JSON object"),
         ({"kwargs": '{"too": 1}'}, "kwargs", "unexpected keyword"),
         ({"kind": "DAYS", "every": "0"}, "every", "above 0"),
+        ({"kind": "DAYS", "every": "-1"}, "every", "above 0"),
+        ({"kind": "DAYS", "every": ""}, "every", "above 0"),
+        ({"kind": "DAYS", "every": "9" * 30}, "every", "less than or equal"),
+        ({"catch_up": "ALL", "catch_up_limit": ""}, "catch_up_limit", "above 0"),
+        ({"start_0": "soon", "start_1": "0:00"}, "start", "valid date"),
+        ({"start_0": "2999-01-01"}, "start", "valid time"),
+        ({"start_0": "1066-01-01", "start_1": "0:00"}, "start", "year from 1900"),
         ({"kind": "ONCE"}, "start", "Say when"),
         ({"kind": "ONCE", "start_0": "2020-01-01", "start_1": "0:00"}, "start", "has passed"),
         ({"priority": "1000"}, "priority", "from -100 to 100"),
@@ -143,6 +162,45 @@ def test_the_next_run_can_be_set_and_found_anew(admin_client):
     assert again(row).next_run == row.next_run
 
 
+@pytest.mark.parametrize("typed", ["", "0", "x"])
+def test_a_field_that_does_not_apply_is_no_error_and_keeps_its_value(admin_client, typed):
+    row = make(every=7, catch_up_limit=9)
+    data = fill(admin_client, row, every=typed, catch_up_limit=typed and "x")
+    post(admin_client, change(row), data)
+    assert (again(row).every, again(row).catch_up_limit) == (7, 9)
+
+
+def test_another_function_is_not_given_secrets_that_nobody_typed_again(admin_client):
+    row = make(name="", args=["me"], kwargs={"password": "hush"})
+    for typed in ({}, {"name": ""}, {"name": "", "args": "["}):
+        data = fill(admin_client, row, func_name=talk.name, **typed)
+        response = admin_client.post(change(row), data)
+        assert "another function was selected" in str(
+            response.context["adminform"].form.errors["kwargs"]
+        )
+        assert "hush" not in response.content.decode()
+        assert "hush" not in admin_client.post(preview(row), data).content.decode()
+    typed = {"func_name": talk.name, "kwargs": '{"password": "new"}'}
+    post(admin_client, change(row), fill(admin_client, row, **typed))
+    assert (again(row).args, again(row).kwargs) == (["me"], {"password": "new"})
+
+
+def test_what_a_function_that_is_gone_was_given_is_not_handed_to_another(admin_client):
+    row = make(args=["hush"])
+    RepeatingTask.objects.filter(pk=row.pk).update(func_name="gone.away")
+    response = admin_client.post(change(row), fill(admin_client, row, func_name=talk.name))
+    assert "argument 1 again" in str(response.context["adminform"].form.errors["args"])
+    assert "hush" not in response.content.decode()
+
+
+def test_once_is_refused_where_its_old_start_has_passed(admin_client):
+    row = make(kind="DAYS", start=datetime(2020, 1, 1, tzinfo=UTC))
+    data = fill(admin_client, row, kind="ONCE")
+    assert "has passed" in str(
+        admin_client.post(change(row), data).context["adminform"].form.errors["start"]
+    )
+
+
 def test_a_secret_is_not_shown_and_not_lost(admin_client):
     row = make(kwargs={"to": "me", "password": "hush"}, name="")
     for page in (admin_client.get(change(row)), admin_client.get(LIST)):
@@ -168,6 +226,18 @@ def test_who_may_only_look_sees_no_secret_and_no_form(client):
     assert not Task.objects.exists()
 
 
+def test_who_may_only_look_reads_what_the_form_says_and_only_what_applies(client):
+    row = make(kind="DAYS", every=7, crontab="1 2 3 4 5", catch_up="ALL", coalesce=False)
+    user = User.objects.create(username="looks", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_repeatingtask"))
+    client.force_login(user)
+    page = client.get(change(row)).content.decode()
+    for said in ("Every N days", "Each of them, up to a limit", "field-every", "catch_up_limit"):
+        assert said in page
+    for not_said in ("1 2 3 4 5", "field-shown_coalesce_by", "DAYS", "Tasks of this schedule"):
+        assert not_said not in page
+
+
 @pytest.mark.parametrize("name", ["taken", ""])
 def test_a_name_that_is_taken_is_an_error_at_the_name(admin_client, name):
     make(name="taken")
@@ -175,9 +245,25 @@ def test_a_name_that_is_taken_is_an_error_at_the_name(admin_client, name):
     data = fill(admin_client, func_name=mail.name, crontab="0 8 * * *", name=name)
     errors = admin_client.post(ADD, data).context["adminform"].form.errors
     assert list(errors) == ["name"]
+    there = name or "admin.mail 0 8 * * *"
+    assert f"a repeating task {there!r} already: give this one another name" in errors["name"][0]
     other = make(name="other")
     data = fill(admin_client, other, name="taken")
     assert "name" in admin_client.post(change(other), data).context["adminform"].form.errors
+
+
+def test_a_made_up_name_that_is_taken_hides_behind_no_other_error(admin_client):
+    make(name="")
+    data = fill(admin_client, func_name=mail.name, crontab="0 8 * * *", priority="1000")
+    assert list(admin_client.post(ADD, data).context["adminform"].form.errors) == ["priority"]
+
+
+def test_it_is_said_how_a_name_is_made_anew(admin_client):
+    assert "Left empty, it is made of" in admin_client.get(ADD).content.decode()
+    row = make(name="")
+    assert "Clear it to have it made anew" in admin_client.get(change(row)).content.decode()
+    post(admin_client, change(row), fill(admin_client, row, crontab="0 9 * * *", name=""))
+    assert again(row).name == "admin.mail 0 9 * * *"
 
 
 def test_json_that_can_not_be_stored_is_an_error_and_is_shown_again(admin_client):
@@ -216,7 +302,9 @@ def test_looking_at_it_changes_nothing_of_what_is_shown(admin_client):
 
 def test_what_code_declares_keeps_its_name(admin_client):
     row = make(declared={"crontab": "0 8 * * *"})
-    assert 'name="name"' not in admin_client.get(change(row)).content.decode()
+    page = admin_client.get(change(row)).content.decode()
+    assert 'name="name"' not in page
+    assert "Code declared it by this name" in page
     post(admin_client, change(row), fill(admin_client, row, crontab="0 9 * * *"))
     assert (again(row).name, again(row).crontab) == ("mail", "0 9 * * *")
 
@@ -238,7 +326,31 @@ def test_errors_come_while_it_is_filled_in(admin_client):
     data = fill(admin_client, func_name=mail.name, crontab="0 0 31 2 *")
     answer = admin_client.post(preview(), data).json()
     assert "never comes" in answer["errors"]["crontab"][0]
-    assert "never comes" in answer["html"]
+    assert "Nothing, until it is mended: Crontab." in answer["html"]  # and not the reason again
+
+
+@pytest.mark.parametrize(
+    ("typed", "field"),
+    [
+        ({"kind": "ONCE", "start_0": "2020-01-01", "start_1": "0:00"}, "start"),
+        ({"start_0": "soon", "start_1": "0:00"}, "start"),
+        ({"start_0": "2999-01-01"}, "start"),
+        ({"kind": "DAYS", "every": "-1"}, "every"),
+        ({"kind": "DAYS", "every": "0"}, "every"),
+        ({"kind": "DAYS", "every": ""}, "every"),
+        ({"kind": "DAYS", "every": "9" * 30}, "every"),
+        ({"repeats": "-2"}, "repeats"),
+    ],
+)
+def test_no_runs_are_shown_of_what_would_not_be_saved(admin_client, typed, field):
+    data = fill(admin_client, func_name=mail.name, **typed)
+    answer = admin_client.post(preview(), data).json()
+    assert list(answer["errors"]) == [field]
+    assert "until it is mended" in answer["html"]
+    assert "UTC" not in answer["html"]
+    saved = admin_client.post(ADD, data)
+    assert saved.context["adminform"].form.errors == answer["errors"]
+    assert "until it is mended" in saved.content.decode()
 
 
 def test_what_comes_of_another_timing_is_shown_before_it_is_saved(admin_client):
@@ -314,12 +426,56 @@ def test_a_function_that_no_code_defines_is_shown_as_broken_and_can_be_disabled(
     assert "decorate the function" in admin_client.post(LIST, data, follow=True).content.decode()
 
 
+def test_what_is_broken_is_said_on_top_and_under_its_runs(admin_client):
+    row = make(args=[1, 2, 3, 4])
+    page = admin_client.get(change(row)).content.decode()
+    assert "This schedule is broken: admin.mail: too many" in page
+    assert "None of these will run until it is mended" in page
+    RepeatingTask.objects.filter(pk=row.pk).update(args=[], error="it fell", next_run=None)
+    page = admin_client.get(change(row)).content.decode()
+    assert "None of these will run until it is mended" in page
+    mended = admin_client.post(preview(row), fill(admin_client, row, crontab="0 9 * * *")).json()
+    assert "None of these" not in mended["html"]
+    RepeatingTask.objects.filter(pk=row.pk).update(
+        crontab="61 * * * *", error="", next_run=row.next_run
+    )
+    page = admin_client.get(change(row)).content.decode()
+    assert page.count("out of range") == 1
+    assert "Nothing, until it is mended" in page
+    whole = admin_client.get(change(make(name="whole"))).content.decode()
+    assert "broken:" not in whole
+    assert "None of these" not in whole
+
+
+def test_that_no_worker_is_alive_is_said_above_the_list(admin_client):
+    said = "No worker is alive: no task runs, and nothing fires"
+    assert said in admin_client.get(LIST).content.decode()
+    worker = Worker.objects.create(host="here", pid=1)
+    assert said not in admin_client.get(LIST).content.decode()
+    Worker.objects.filter(pk=worker.pk).update(seen=database.read_clock() - timedelta(days=1))
+    assert said in admin_client.get(LIST).content.decode()
+
+
+def test_a_next_run_that_should_have_come_is_marked(admin_client):
+    row = make()
+    assert "overdue" not in admin_client.get(LIST).content.decode()
+    RepeatingTask.objects.filter(pk=row.pk).update(next_run=datetime(2026, 1, 1, tzinfo=UTC))
+    assert "overdue" in admin_client.get(LIST).content.decode()
+
+
+def test_a_long_reason_ends_in_an_ellipsis(admin_client):
+    row = make()
+    RepeatingTask.objects.filter(pk=row.pk).update(error="why " * 100)
+    assert "why…</div>" in admin_client.get(LIST).content.decode()
+
+
 def test_the_broken_and_the_declared_can_be_picked_out(admin_client):
     make(name="whole")
     broken = make(name="in pieces")
     RepeatingTask.objects.filter(pk=broken.pk).update(func_name="gone.away")
+    make(name="too much", args=[1, 2, 3, 4])
     page = admin_client.get(LIST, {"state": "broken"}).content.decode()
-    assert ("in pieces" in page, "whole" in page) == (True, False)
+    assert ("in pieces" in page, "too much" in page, "whole" in page) == (True, True, False)
     assert "in pieces" not in admin_client.get(LIST, {"state": "declared"}).content.decode()
 
 
@@ -330,13 +486,34 @@ def test_what_was_changed_against_the_code_is_marked(admin_client):
     assert "Code declared it, and does not any more" in page
 
 
+def test_what_code_says_is_shown_without_its_secrets(admin_client, code):
+    cq.repeat("0 8 * * *", mail, kwargs={"to": "me", "password": "hush"}, name="mail")
+    declared.sync()
+    RepeatingTask.objects.update(kwargs={"to": "you"}, func_name=talk.name)
+    page = admin_client.get(change(RepeatingTask.objects.get())).content.decode()
+    assert "Code declares it by this name" in page
+    assert "Code says" in page
+    assert "hush" not in page
+
+
+def test_that_a_declared_one_comes_back_is_said_before_it_is_deleted(admin_client, code):
+    cq.repeat("0 8 * * *", mail, name="mail")
+    declared.sync()
+    row, other = RepeatingTask.objects.get(), make(name="by hand")
+    said = "mail is declared in code: it comes back"
+    url = reverse("admin:cq_repeatingtask_delete", args=[row.pk])
+    assert said in admin_client.get(url).content.decode()
+    assert said in act(admin_client, "delete_selected", row, other)
+    assert "it comes back" not in act(admin_client, "delete_selected", other)
+
+
 def test_a_hundred_cost_no_more_queries_than_two(admin_client, django_assert_num_queries):
     make()
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         admin_client.get(LIST)
     for number in range(20):
         make(name=f"{number}")
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         admin_client.get(LIST)
 
 
@@ -356,6 +533,20 @@ def test_they_are_run_disabled_and_enabled_by_actions(admin_client):
     assert (again(row).enabled, again(row).next_run) == (False, None)
     act(admin_client, "enable", row)
     assert (again(row).enabled, again(row).next_run is None) == (True, False)
+
+
+def test_who_ran_enabled_or_disabled_one_is_in_its_history(admin_client):
+    row = make()
+    act(admin_client, "run_now", row)
+    act(admin_client, "enable", row)  # it is already
+    act(admin_client, "disable", row)
+    act(admin_client, "enable", row)
+    admin_client.post(reverse("admin:cq_repeatingtask_run", args=[row.pk]))
+    said = [entry.get_change_message() for entry in LogEntry.objects.order_by("id")]
+    first, last = Task.objects.order_by("id")
+    runs = [f"Run now, as task {made.pk}." for made in (first, last)]
+    assert said == [runs[0], "Disabled.", "Enabled.", runs[1]]
+    assert {entry.object_id for entry in LogEntry.objects.all()} == {str(row.pk)}
 
 
 def test_run_now_is_a_button_too(admin_client):

@@ -8,7 +8,7 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
@@ -418,6 +418,38 @@ def test_they_are_listed():
     found = {row["name"]: row for row in json.loads(command("list", "--json"))}
     assert found["morning"]["crontab"] == "0 8 * * *"
     assert found["broken"]["problem"]
+
+
+def test_the_list_says_what_was_skipped_and_what_is_late():
+    row = schedule_task(RepeatingTask, "0 8 * * *", report, timezone="Asia/Tokyo", name="morning")
+    moment = datetime(2026, 1, 1, 23, tzinfo=UTC)
+    RepeatingTask.objects.filter(pk=row.pk).update(
+        next_run=moment, last_skip=moment, skip_count=3, miss_count=1
+    )
+    said = command("list")
+    both = "2026-01-02 08:00:00 JST (2026-01-01 23:00:00 UTC)"
+    assert f"next     {both}, overdue" in said
+    assert f"3 skipped (the last {both}), 1 missed" in said
+
+
+def test_the_list_says_what_code_says_without_its_secrets(code):
+    @cq.task("declared.login", sensitive=["password"])
+    def login(cqt, user="", password=""): ...
+
+    cq.repeat("0 8 * * *", login, kwargs={"user": "me", "password": "hush"}, name="in")
+    declared.sync()
+    RepeatingTask.objects.update(crontab="0 9 * * *", kwargs={"user": "you"})
+    said = command("list")
+    assert 'changed  crontab, by hand; code says: "0 8 * * *"' in said
+    assert 'kwargs, by hand; code says: {"user": "me", "password": "***"}' in said
+    assert "hush" not in said
+
+
+def test_djangos_own_options_may_stand_after_the_action_too():
+    for options in (["list", "--settings", "x"], ["--settings", "x", "list"]):
+        parser = load_command_class("cq", "cq_schedule").create_parser("manage.py", "cq_schedule")
+        found = parser.parse_args(["-v", "2", *options])
+        assert (found.settings, found.verbosity, found.action) == ("x", 2, "list")
 
 
 def test_they_are_run_enabled_and_disabled_by_name():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from cq.models import RepeatingTask
-from cq.words import in_words
+from cq.words import in_words, in_zone, is_overdue
+
+START = datetime(2026, 11, 27, 8, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -17,9 +21,42 @@ from cq.words import in_words
         ({"crontab": "0 0 * * * 30"}, "At 00:00:30"),
         ({"crontab": "* * * * * */10"}, "Every 10 seconds"),
         ({"crontab": "61 25 * * *"}, "61 25 * * *"),
+        ({"crontab": "*/15 * * * *"}, "Every 15 minutes"),
+        ({"crontab": "*/90 * * * *"}, "Every hour"),
+        ({"crontab": "*/45 * * * *"}, "At 0 and 45 minutes past the hour"),
+        ({"crontab": "5/25 * * * *"}, "At 5, 30, and 55 minutes past the hour"),
+        ({"crontab": "0 */5 * * *"}, "At 00:00, 05:00, 10:00, 15:00 and 20:00"),
+        ({"crontab": "0 9-17/2 * * *"}, "Every 2 hours, between 09:00 and 17:59"),
+        ({"crontab": "0 0 */10 * *"}, "At 00:00, on day 1, 11, 21, and 31 of the month"),
+        ({"crontab": "0 0 l * *"}, "At 00:00, on the last day of the month"),
+        ({"crontab": "0 0 15w * *"}, "At 00:00, on the weekday nearest day 15 of the month"),
+        ({"crontab": "0 0 l,15 * *"}, "0 0 l,15 * *"),
+        ({"crontab": "0-59/25 * * * *"}, "At 0, 25, and 50 minutes past the hour"),
+        ({"crontab": "*/7,* 0 * * *"}, "*/7,* 0 * * *"),
+        ({"crontab": "0 0 * * mon#1,fri#3"}, "0 0 * * mon#1,fri#3"),
+        ({"crontab": "0 9 * * 0-7"}, "At 09:00"),
+        ({"crontab": "0 9 * * fri-mon/2"}, "At 09:00, only on Sunday and Friday"),
+        ({"crontab": "0 9 13 * fri"}, "At 09:00, on day 13 of the month, or on Friday"),
+        (
+            {"crontab": "0 9 1 * mon-wed"},
+            "At 09:00, on day 1 of the month, or on Monday, Tuesday, and Wednesday",
+        ),
         ({"kind": "ONCE"}, "Once"),
+        (
+            {"kind": "ONCE", "start": START, "timezone": "Europe/Paris"},
+            "Once, on 2026-11-27 at 09:00, Europe/Paris time",
+        ),
         ({"kind": "DAYS"}, "Every day"),
         ({"kind": "WEEKS", "every": 2}, "Every 2 weeks"),
+        (
+            {"kind": "DAYS", "every": 2, "start": START, "timezone": "Europe/Paris"},
+            "Every 2 days at 09:00 from 2026-11-27, Europe/Paris time",
+        ),
+        ({"kind": "HOURS", "start": START}, "Every hour from 2026-11-27 08:00"),
+        (
+            {"kind": "YEARS", "start": START, "timezone": "Mars/Utopia"},
+            "Every year at 08:00 from 2026-11-27, UTC",
+        ),
     ],
 )
 def test_when_it_is_due(fields, said):
@@ -29,3 +66,23 @@ def test_when_it_is_due(fields, said):
 def test_the_hosts_language_is_not_mixed_in(monkeypatch):
     monkeypatch.setattr("locale.getlocale", lambda *args: ("de_DE", "UTF-8"))
     assert in_words(RepeatingTask(crontab="0 8 * * 1-5")) == "At 08:00, Monday through Friday"
+
+
+@pytest.mark.parametrize(
+    ("zone", "said"),
+    [
+        ("Europe/Paris", "2026-11-27 09:00:00 CET"),
+        ("", "2026-11-27 08:00:00 UTC"),
+        ("Mars/Utopia", "2026-11-27 08:00:00 UTC"),
+    ],
+)
+def test_a_moment_is_shown_by_the_clock_of_the_schedule(zone, said):
+    assert in_zone(RepeatingTask(timezone=zone), START) == said
+
+
+def test_a_next_run_that_should_have_come_is_overdue():
+    row = RepeatingTask(next_run=START)
+    assert not is_overdue(row, START + timedelta(seconds=5))
+    assert is_overdue(row, START + timedelta(seconds=15))
+    row.enabled = False
+    assert not is_overdue(row, START + timedelta(days=1))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -12,26 +13,36 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from cq import database, declared, repeating
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask
-from cq.words import in_words
+from cq.words import code_says, in_words, in_zone, is_overdue
 
-LATE = timedelta(seconds=10)  # no worker fires, or all are held up
+
+class _Common(BaseCommand):
+    """Django's own options, to stand after the action too: not given there, they are as before it."""
+
+    def add_base_argument(self, parser: CommandParser, *args: Any, **kwargs: Any) -> None:
+        super().add_base_argument(parser, *args, **{**kwargs, "default": argparse.SUPPRESS})
 
 
 class Command(BaseCommand):
     help = "List repeating tasks; run, enable or disable them by name; bring in what code declares."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        common = [_Common().create_parser("manage.py", "cq_schedule", add_help=False)]
         actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-        listing = actions.add_parser("list", help="all of them, and when each is due next")
+        listing = actions.add_parser(
+            "list", help="all of them, and when each is due next", parents=common
+        )
         listing.add_argument("--json", action="store_true", help="a JSON list, for programs")
         for action, text in (
             ("run", "make a task of each here and now, whatever is due or active"),
             ("enable", "fire from the next slot on"),
             ("disable", "do not fire"),
         ):
-            some = actions.add_parser(action, help=text)
+            some = actions.add_parser(action, help=text, parents=common)
             some.add_argument("names", nargs="+", metavar="name")
-        sync = actions.add_parser("sync", help="bring in what code declares, as migrate does")
+        sync = actions.add_parser(
+            "sync", help="bring in what code declares, as migrate does", parents=common
+        )
         sync.add_argument(
             "--check", action="store_true", help="change nothing; exit 1 where something would be"
         )
@@ -56,16 +67,18 @@ class Command(BaseCommand):
             return
         if not rows:
             self.stdout.write("There are no repeating tasks.")
+        now = database.read_clock()
         for row in rows:
             self.stdout.write(row.name)
             self.stdout.write(f"  calls    {repeating.called(row)}: {in_words(row)}")
-            self.stdout.write(f"  next     {_next(row)}")
+            self.stdout.write(f"  next     {_next(row, now)}")
             self.stdout.write(
-                f"  last     {_said(row.last_run)}; {row.run_count} runs, "
-                f"{row.skip_count} skipped, {row.miss_count} missed"
+                f"  last     {_said(row, row.last_run)}; {row.run_count} runs, "
+                f"{row.skip_count} skipped{_last(row)}, {row.miss_count} missed"
             )
-            if changed := repeating.changed_by_hand(row):
-                self.stdout.write(f"  changed  by hand: {', '.join(sorted(changed))}")
+            for name, value in sorted(code_says(row).items()):
+                code = json.dumps(value, default=str, ensure_ascii=False)
+                self.stdout.write(f"  changed  {name}, by hand; code says: {code}")
             if problem := repeating.problem(row):
                 self.stdout.write(self.style.ERROR(f"  broken   {problem}"))
 
@@ -108,23 +121,24 @@ def _named(names: Iterable[str]) -> list[RepeatingTask]:
     return [found[name] for name in names]
 
 
-def _next(row: RepeatingTask) -> str:
+def _next(row: RepeatingTask, now: datetime) -> str:
     if not row.enabled:
         return "disabled"
     if row.next_run is None:
         return "none" if row.planned else "as soon as a worker has planned it"
-    try:
-        zone = repeating.zone_of(row)
-    except InvalidSchedule:
-        return _said(row.next_run)
-    local = f"{row.next_run.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
-    said = _said(row.next_run)
-    overdue = row.next_run < database.read_clock() - LATE
-    return (local if local == said else f"{local} ({said})") + ", overdue" * overdue
+    return _said(row, row.next_run) + ", overdue" * is_overdue(row, now)
 
 
-def _said(moment: datetime | None) -> str:
-    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+def _said(row: RepeatingTask, moment: datetime | None) -> str:
+    """In its zone and in UTC."""
+    if moment is None:
+        return "never"
+    local, utc = in_zone(row, moment), f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return local if local == utc else f"{local} ({utc})"
+
+
+def _last(row: RepeatingTask) -> str:
+    return f" (the last {_said(row, row.last_skip)})" if row.last_skip else ""
 
 
 def _as_json(row: RepeatingTask) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 
 (() => {
   const PAUSE = 250; // milliseconds after the last key
+  // Of these an error is told whether they were touched or not: no runs are shown because of it.
+  const WHEN = ["kind", "crontab", "every", "timezone", "start", "end", "repeats", "next_run"];
 
   function start() {
     const panel = document.getElementById("cq-preview");
@@ -14,7 +16,10 @@
     let asked = 0;
 
     const row = (name) => form.querySelector(`.form-row.field-${name}`);
-    const show = (name, wanted) => row(name) && (row(name).hidden = !wanted);
+    const show = (name, wanted) => {
+      // What is wrong is to be seen, also where it does not apply.
+      if (row(name)) row(name).hidden = !wanted && !row(name).querySelector(".errorlist");
+    };
 
     function arrange() {
       const kind = form.elements.kind.value;
@@ -25,17 +30,18 @@
     }
 
     function tell(errors) {
-      form.querySelectorAll(".cq-live").forEach((list) => list.remove());
-      for (const [name, messages] of Object.entries(errors)) {
-        if (!row(name) || !touched.has(name)) continue;
+      for (const name of new Set([...touched, ...WHEN])) {
+        if (!row(name)) continue;
         row(name).querySelectorAll(".errorlist").forEach((list) => list.remove());
+        if (!(name in errors)) continue;
         const list = document.createElement("ul");
         list.className = "errorlist cq-live";
-        for (const message of messages) {
+        for (const message of errors[name]) {
           list.appendChild(document.createElement("li")).textContent = message;
         }
         row(name).prepend(list);
       }
+      arrange();
     }
 
     async function ask() {
@@ -58,9 +64,8 @@
 
     function changed(event) {
       if (event.target.name) touched.add(event.target.name.replace(/_[01]$/, ""));
-      if (["kind", "every", "start", "end"].some((name) => touched.has(name))) {
-        ["every", "start", "end"].forEach((name) => touched.add(name));
-      }
+      // Whether the arguments fit, and what is hidden of them, is the function's to say.
+      if (touched.has("func_name")) ["args", "kwargs"].forEach((name) => touched.add(name));
       arrange();
       clearTimeout(waiting);
       waiting = setTimeout(ask, PAUSE);
