@@ -87,7 +87,7 @@ def _counted_in_words(row: RepeatingTask) -> str:
 def _by_its_clock(row: RepeatingTask, moment: datetime) -> datetime:
     try:
         return moment.astimezone(repeating.zone_of(row))
-    except InvalidSchedule:
+    except (InvalidSchedule, OverflowError):  # of a row that something else wrote
         return moment.astimezone(UTC)
 
 

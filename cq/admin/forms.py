@@ -12,11 +12,10 @@ from django.core.exceptions import ValidationError
 from django.utils.html import format_html, format_html_join
 
 from cq import database, registry, repeating
-from cq.conf import FIRST_YEAR, LAST_YEAR
-from cq.exceptions import NotSerializable
+from cq.exceptions import InvalidSchedule, NotSerializable
 from cq.models import RepeatingTask
 from cq.payload import Decoder, Encoder, normalise
-from cq.slots import CatchUp, Kind, zone_names
+from cq.slots import MOST, CatchUp, Kind, check_moment, zone_names
 
 if TYPE_CHECKING:
     Form = forms.ModelForm[RepeatingTask]
@@ -50,8 +49,6 @@ _MOMENTS = ("start", "end", "next_run")
 _ARGUMENTS = ("args", "kwargs")
 _WHEN = ("kind", "crontab", "every", "timezone", "start", "end", "repeats", "next_run")
 _NO_NUMBER = "Give a whole number above 0."
-MOST = 2**31 - 1
-"""What each database holds as a whole number."""
 
 
 class Suggesting(forms.TextInput):
@@ -250,15 +247,23 @@ class RepeatingTaskForm(Form):
 
     def _check_moments(self, given: dict[str, Any]) -> None:
         for name in _MOMENTS:
-            moment = given.get(name)
-            is_new = name in self.changed_data
-            if moment is not None and is_new and not FIRST_YEAR <= moment.year <= LAST_YEAR:
-                self.add_error(name, f"Give a year from {FIRST_YEAR} to {LAST_YEAR}.")
-        start = given.get("start")
-        is_new = not {"kind", "start"}.isdisjoint(self.changed_data)
-        is_once = given.get("kind") == Kind.ONCE
-        if is_once and is_new and start and start < database.read_clock() - repeating.LATE:
-            self.add_error("start", "That has passed: it would never run. Give a moment to come.")
+            if name in self.changed_data and name in given:
+                try:
+                    check_moment(name, given[name])
+                except InvalidSchedule as error:
+                    self.add_error(name, str(error))
+        new = set(self.changed_data)
+        if given.get("kind") == Kind.ONCE and new & {"kind", "start"}:
+            self._refuse_past("start", "it would never run")
+        if "end" in new:
+            self._refuse_past("end", "it would never run")
+        if "next_run" in new:
+            self._refuse_past("next_run", "all slots since then would be missed")
+
+    def _refuse_past(self, name: str, what: str) -> None:
+        moment = self.cleaned_data.get(name)
+        if moment is not None and moment < database.read_clock() - repeating.LATE:
+            self.add_error(name, f"That has passed: {what}. Give a moment to come.")
 
     def _check_numbers(self, given: dict[str, Any]) -> None:
         """Needed where they apply; elsewhere, whatever stands there, the row keeps its own."""

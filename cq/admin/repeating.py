@@ -160,7 +160,8 @@ class RepeatingTaskAdmin(Base):
             mark = format_html(
                 ' <span class="cq-mark" title="{}">changed here</span>', ", ".join(sorted(by_hand))
             )
-        return format_html("{}<div>{}{}</div>{}", row.func_name, in_words(row), mark, broken)
+        called = Truncator(repeating.called(row)).chars(100)
+        return format_html("{}<div>{}{}</div>{}", called, in_words(row), mark, broken)
 
     @admin.display(description="next run", ordering="next_run")
     def shown_next(self, row: RepeatingTask) -> str:

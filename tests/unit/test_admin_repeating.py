@@ -123,6 +123,9 @@ def test_one_is_made_with_a_function_from_the_list(admin_client):
         ({"start_0": "1066-01-01", "start_1": "0:00"}, "start", "year from 1900"),
         ({"kind": "ONCE"}, "start", "Say when"),
         ({"kind": "ONCE", "start_0": "2020-01-01", "start_1": "0:00"}, "start", "has passed"),
+        ({"end_0": "2020-01-01", "end_1": "0:00"}, "end", "has passed"),
+        ({"next_run_0": "2020-01-01", "next_run_1": "0:00"}, "next_run", "has passed"),
+        ({"next_run_0": "1066-01-01", "next_run_1": "0:00"}, "next_run", "year from 1900"),
         ({"priority": "1000"}, "priority", "from -100 to 100"),
     ],
 )
