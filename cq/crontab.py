@@ -21,6 +21,9 @@ SECOND = timedelta(seconds=1)
 _STEP = timedelta(hours=12)  # no zone changes its clock twice in so short a time
 _EVERY_HOUR = re.compile(r"\*(/\d+)?")
 _UNSTEADY = re.compile(r"\b[rh]\b", re.IGNORECASE)  # croniter's random and hashed values
+_ANY = ("*", "?")
+_OF_MONTH = re.compile(r"[lw]", re.IGNORECASE)
+_OF_WEEK = re.compile(r"#|l\d", re.IGNORECASE)
 _WORDS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -51,6 +54,11 @@ class Crontab:
             )
         if any(_UNSTEADY.search(field) for field in fields):
             raise ValueError(f"{text!r}: R and H would be other times in each process.")
+        if _is_torn(fields[2], fields[4]):
+            raise ValueError(
+                f"{text!r}: beside L, W or # the other of the two days must be *, as croniter would "
+                "leave one of them out. Make two schedules."
+            )
         self.fields = tuple(fields)
         self._every_hour = bool(_EVERY_HOUR.fullmatch(fields[1]))
         try:
@@ -103,6 +111,13 @@ class Crontab:
 
     def _matches(self, wall: datetime) -> bool:
         return next(self._walls(wall - SECOND), None) == wall
+
+
+def _is_torn(day: str, weekday: str) -> bool:
+    """Whether both days are given, one of them in a way that croniter does not join with the other."""
+    if day in _ANY or weekday in _ANY:
+        return False
+    return bool(_OF_MONTH.search(day) or _OF_WEEK.search(weekday))
 
 
 def first_instant(wall: datetime, zone: tzinfo) -> datetime | None:

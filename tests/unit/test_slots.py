@@ -163,12 +163,31 @@ def test_words_and_names(text, same):
         ("R * * * *", "other times in each process"),
         ("h(0-5) * * * *", "other times in each process"),
         ("a b c d e", "no crontab"),
+        ("0 9 8 * fri#2", "Make two schedules"),
+        ("0 9 L * fri", "Make two schedules"),
+        ("0 9 15w * mon", "Make two schedules"),
+        ("0 9 28 * L5", "Make two schedules"),
     ],
 )
 def test_what_is_no_crontab_is_said(text, said):
     with pytest.raises(InvalidSchedule, match=said) as caught:
         cron(text)
     assert caught.value.field == "crontab"
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("0 9 L * *", "01-31 02-28"),
+        ("0 9 15W * ?", "01-15 02-16"),
+        ("0 9 * * fri#2", "01-09 02-13"),
+        ("0 9 ? * L5", "01-30 02-27"),
+        ("0 9 * * wed", "01-07 01-14"),
+    ],
+)
+def test_days_that_are_found_in_the_month(text, days):
+    found = itertools.islice(cron(text).following(at("2026-01-03")), 2)
+    assert " ".join(f"{slot:%m-%d}" for slot in found) == days
 
 
 def test_up_to_hours_it_is_elapsed_time_and_from_days_on_wall_time():
