@@ -170,9 +170,8 @@ class Reference:
             outcomes = outcomes[: len(found) - cut] + [seen.status] * cut
         self.differs(label, "its attempts", found, outcomes)
         wanted = effects(job.node, seen.outcomes)
-        if self.killed and job.node.get("loose"):  # nobody notes the run of one killed once revoked
-            revoked = sum(one.status == "REVOKED" for one in (before, seen) if one)
-            wanted = range(wanted.start, wanted.stop + revoked)
+        if self.killed and job.node.get("loose"):
+            wanted = range(wanted.start, wanted.stop + self.unnoted(job))
         self.differs(label, "right effects", seen.effects in wanted, True)
         if not before or before.status != "INCOMPLETE" or "kind" in job.node:
             self.check_result(job)
@@ -182,6 +181,17 @@ class Reference:
         if job.node.get("end") == "revoke_parent" and found[-1:] == ["REVOKED"] and not may:
             self.differs(label, "its parent", job.parent.seen.status, "REVOKED")
         return None
+
+    def unnoted(self, job):
+        """How many runs of it a kill may have left without an attempt.
+
+        One of what was revoked by then; and one that may run again and so was claimed ahead, where all
+        who could tell that it had begun died with it: it is claimed by itself from then on.
+        """
+        revoked = sum(
+            one.status == "REVOKED" for one in (self.before.get(job.label), job.seen) if one
+        )
+        return revoked + bool(job.node.get("again"))
 
     def check_result(self, job):
         wanted, is_group = job.label, job.node.get("kind") == "group"
