@@ -140,7 +140,8 @@ def strays() -> QuerySet[Task[Any]]:
 
 def strays_behind() -> QuerySet[Task[Any]]:
     """Successors that a run chained to its own task, which is to run again, and will chain its own."""
-    repeats = Q(claim_no=OuterRef("previous_run"), status__in=(Status.QUEUED, Status.RETRY))
+    again = (Status.QUEUED, Status.RETRY, Status.PENDING)
+    repeats = Q(claim_no=OuterRef("previous_run"), status__in=again)
     over = repeats | Q(claim_no__gt=OuterRef("previous_run"))
     previous = Exists(tasks().filter(over, id=OuterRef("previous_id")))
     return tasks().filter(previous, previous_run__isnull=False, status=Status.PENDING)

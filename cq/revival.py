@@ -31,7 +31,9 @@ def retry(task: T) -> T:
     while (revived := _retried(task.id)) is None:
         pass
     # What earlier runs had made is nobody's now, and some may have nothing left to wait for.
-    abandoned = settling.abandon([i for i, target in revived.items() if target == Status.QUEUED])
+    abandoned = settling.abandon(
+        [i for i, target in revived.items() if target in (Status.QUEUED, Status.PENDING)]
+    )
     waiting = [i for i, target in revived.items() if target == Status.WAITING]
     settling.settle_after([*abandoned, *waiting])
     task.refresh_from_db()
@@ -87,6 +89,8 @@ class _Plan:
     waits: set[UUID] = field(init=False, default_factory=set)
     """What has not ended, and must not before it waits for these."""
     _rows: list[Task[Any]] = field(init=False, default_factory=list)
+    _remade: set[UUID] = field(init=False, default_factory=set)
+    """What runs of these had chained to their own task, and will chain anew: abandoned once it waits."""
     _elsewhere: list[Task[Any]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,23 +104,29 @@ class _Plan:
         self._revive(task)
         self._reopen_above(task, *self._elsewhere)
         for row in self._rows:
-            self._check_secrets(row)
+            if row.id not in self._remade:
+                self._check_secrets(row)
             is_behind = row.previous_id in self.targets and not row.is_errorback
             if is_behind and self.targets[row.id] == Status.QUEUED:
                 self.targets[row.id] = Status.PENDING  # in their order, as the first time
 
     def _revive(self, task: Task[Any]) -> None:
         """The task, what ended badly under it, and what was skipped behind any of these."""
-        work = deque([task])
-        while work:
-            one = work.popleft()
+        work: deque[Task[Any]] = deque([task])
+        behind: deque[Task[Any]] = deque()
+        while work or behind:
+            one = work.popleft() if work else behind.popleft()
             if one.id in self.targets:
                 continue
-            is_remade = one is not task and _is_remade(one)
+            if work and one.previous_run is not None:  # first, whether its predecessor runs again
+                behind.append(one)
+                continue
+            is_remade = one is not task and self._is_remade(one)
             self.targets[one.id] = target = Status.PENDING if is_remade else _target(one)
             self._rows.append(one)
             work.extend(tasks().filter(previous_id=one.id, status=Status.SKIPPED))
             if is_remade:
+                self._remade.add(one.id)
                 continue
             under = tasks().filter(parent_id=one.id, status__in=(*ERROR, Status.SKIPPED))
             if target == Status.WAITING:
@@ -125,6 +135,12 @@ class _Plan:
             else:  # its next run makes its own; those made from outside decide again
                 under = under.filter(parent_run=None)
             work.extend(under)
+
+    def _is_remade(self, one: Task[Any]) -> bool:
+        if one.previous_id is None or one.is_errorback:
+            return False
+        runs_again = self.targets.get(one.previous_id) == Status.QUEUED
+        return one.previous_id in self._remade or (one.previous_run is not None and runs_again)
 
     def _returned(self, task: Task[Any]) -> list[Task[Any]]:
         """What `task` returned and ended badly, with the predecessors that are why."""
@@ -205,14 +221,6 @@ def _target(task: Task[Any]) -> Status:
     if task.status == Status.REVOKED and task.container:
         return Status.WAITING
     return Status.QUEUED
-
-
-def _is_remade(task: Task[Any]) -> bool:
-    """It stands behind what runs again, and was chained there by that itself: abandoned once it waits."""
-    if task.previous_run is None or task.is_errorback:
-        return False
-    previous = task.previous
-    return previous is not None and previous.status in ERROR and _target(previous) == Status.QUEUED
 
 
 def _has_begun(task: Task[Any]) -> bool:

@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from cq import NotRetryable, chain, execution, group, lifecycle, maintenance, task
+from cq import NotRetryable, chain, execution, group, lifecycle, maintenance, scheduling, task
 from cq.models import Task
 from tests.app.models import Effect
 from tests.unit.flow import add, fan, forced, job, kept, note, notes, numbers, total
@@ -65,6 +66,35 @@ def remakes_fan(cqt):
     cqt.chain(fan.using(force_chain=True), 1)
     if not cqt.attempts:
         raise ValueError
+
+
+@task("revival.chains_fan", atomic=False)
+def chains_fan(cqt):
+    cqt.chain(fan.using(force_chain=True), 1, 2)
+    raise ValueError
+
+
+@task("revival.remakes_secret", atomic=False)
+def remakes_secret(cqt):
+    cqt.chain(secret_fan.using(force_chain=True), "hush")
+    if not cqt.attempts:
+        raise ValueError
+
+
+@task("revival.secret_fan", sensitive=["password"])
+def secret_fan(cqt, password):
+    cqt.subtask(job, 1)
+
+
+@task("revival.waits_and_chains")
+def waits_and_chains(cqt):
+    cqt.subtask(job.using(run_after=HOUR), 5)
+    cqt.chain(job, 6)
+
+
+@task("revival.forces")
+def forces(cqt):
+    cqt.subtask(job, 1).chain(waits_and_chains.using(force_chain=True))
 
 
 @task("revival.parent")
@@ -462,6 +492,45 @@ def test_a_forced_successor_that_a_run_made_and_that_is_incomplete_is_made_anew(
         *tree(made)
     )
     assert [1] == numbers()
+
+
+def test_one_that_a_run_made_that_does_not_run_again_is_revived_as_any_other(failing):
+    """What returned it is retried, and not what had made it: of the fan only what failed runs again."""
+    failing.add(1)
+    made = chains_fan.delay()
+    run_all()
+    other = elsewhere.delay(str(Task.objects.get(previous=made).id))
+    run_all()
+    failing.clear()
+    other.retry()
+    run_all()
+    assert ["SUCCESS", "FAILURE"] == statuses(other, made)
+    assert [2, 1] == numbers()
+
+
+def test_the_secrets_of_one_that_is_made_anew_are_not_asked_for(failing):
+    failing.add(1)
+    made = parent.delay("revival.remakes_secret")
+    run_all()
+    failing.clear()
+    made.retry()
+    run_all()
+    assert ["SUCCESS"] == statuses(made)
+
+
+def test_what_one_had_chained_that_waits_to_run_again_is_made_anew_once(failing):
+    failing.add(1)
+    made = forces.delay()
+    run_all()
+    Task.objects.get(func_name="revival.waits_and_chains").revoke()
+    failing.clear()
+    made.retry()
+    run_all()
+    Task.objects.filter(status="SCHEDULED").update(ready_at=Now())
+    scheduling.step()
+    run_all()
+    assert ["SUCCESS"] == statuses(made)
+    assert [1, 5, 6] == numbers()
 
 
 def test_one_whose_parent_runs_again_is_refused(failing):
