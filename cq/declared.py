@@ -19,7 +19,7 @@ from cq.payload import normalise
 from cq.registry import Definition
 from cq.repeating import When
 from cq.signature import Signature
-from cq.slots import Timing, zone_named
+from cq.slots import INTERVALS, Timing, zone_named
 
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
@@ -181,15 +181,20 @@ def _cleaned(row: RepeatingTask, name: str, value: Any) -> Any:
     if name == "result_ttl":  # a number of seconds, too, as @task has it
         return _duration(value)
     column = known[name]
-    if column.blank and value in column.empty_values:
-        return value
+    if column.blank and (value is None or value == ""):
+        is_text = value == "" and isinstance(column, models.CharField)
+        empty = None if column.null else column.get_default()
+        return value if is_text else empty
     try:
-        return column.clean(value, row)
+        found = column.clean(value, row)
     except ValidationError as error:
         one_of = f" One of {', '.join(dict(column.choices))}." if column.choices else ""
         raise InvalidSchedule(name, f"{name}: {' '.join(error.messages)}{one_of}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidSchedule(name, f"{name}: {value!r} is no value for it: {error}.") from error
+    if isinstance(found, str) and (not isinstance(value, str) or "\0" in value):
+        raise InvalidSchedule(name, f"{name}: {value!r} is no text that can be stored.")
+    return found
 
 
 def _duration(value: Any) -> Any:
@@ -223,6 +228,8 @@ class Declaration:
         row = self.row()
         said = {*repeating.given_timing(self.when, self.fields), "func_name", "args", "kwargs"}
         said = said - {"name", "repeats"} | {"enabled"}
+        if row.start is None:  # planning may fill it in
+            said.discard("start")
         return normalise({name: getattr(row, name) for name in sorted(said)}, "a schedule")  # type: ignore[return-value]
 
 
@@ -253,6 +260,8 @@ def declare(
     args, kwargs = _arguments(args, kwargs)
     signature.call(Signature(definition, tuple(args), kwargs, definition.options))
     name = fields.get("name") or repeating.call_named(definition.name, args, kwargs)
+    if not isinstance(name, str):
+        raise InvalidSchedule("name", f"'name' must be text, not {name!r}.")
     if name in _declared and not apps.ready:  # later, it is a module read again
         raise InvalidSchedule("name", f"Two schedules are declared as {name!r}: give one a name=….")
     _declared[name] = Declaration(name, definition, when, args, kwargs, fields)
@@ -348,8 +357,8 @@ def _add(declaration: Declaration, says: dict[str, Any]) -> str:
 
 
 def _is_untouched(row: RepeatingTask, name: str, before: Mapping[str, Any]) -> bool:
-    if name not in before and name == "start":  # planning may have filled it in
-        return True
+    if name not in before and name == "start" and row.kind in INTERVALS:
+        return True  # planning has filled it in
     return bool(getattr(row, name) == before.get(name, _default(name)))
 
 

@@ -132,7 +132,7 @@ def _guarded(row: RepeatingTask, action: Callable[[Any], bool]) -> bool:
 
 def _fire(row: RepeatingTask, *, until: float) -> bool:
     """As many of its slots as there is time for. Returns whether it moved on."""
-    timing, now = repeating.timing_of(row), row.clock  # type: ignore[attr-defined]  # see _soon
+    timing, now = repeating.timing_ahead(row), row.clock  # type: ignore[attr-defined]  # see _soon
     due, missed = _wanted(row, timing, now)
     moved = False
     if not due:
@@ -260,7 +260,8 @@ def run_now(row: RepeatingTask) -> Task[Any]:
     call = repeating.call_of(row)
     with database.begin_as("IMMEDIATE"), transaction.atomic(using=database.alias()):
         # One after the other: two of one moment would be of one slot.
-        database.lock(repeating.rows().filter(id=row.id)).first()
+        if database.lock(repeating.rows().filter(id=row.id)).first() is None:
+            raise row.DoesNotExist(f"{row} was deleted, or never saved.")
         now = database.read_clock()
         made = tasks().filter(repeating_task=row.id, slot__gte=now).order_by("-slot").first()
         if made is not None and made.slot is not None:

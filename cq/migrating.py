@@ -55,7 +55,8 @@ def _schedules(step: Migration) -> bool:
 def _calls_ours(function: Any) -> bool:
     names = set(_names(function.__code__))
     known = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
-    return any(_is_ours(name, names, known) for name in _OURS.keys() & names)
+    by_another_name = any(value in _OURS.values() for value in known.values() if callable(value))
+    return by_another_name or any(_is_ours(name, names, known) for name in _OURS.keys() & names)
 
 
 def _is_ours(name: str, names: Collection[str], known: Mapping[str, Any]) -> bool:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from cq.options import Options
 from cq.payload import Encoder
 from cq.registry import Definition
 from cq.signature import Call, Signature
-from cq.slots import ELAPSED, INTERVALS, CatchUp, Kind, Timing, check_moment, zone_named
+from cq.slots import ELAPSED, INTERVALS, MOST, CatchUp, Kind, Timing, check_moment, zone_named
 
 if TYPE_CHECKING:
     from cq.models import RepeatingTask
@@ -55,16 +57,20 @@ def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
 
     Raises InvalidSchedule.
     """
-    kind = kind_named(row.kind)
-    by_hand = row.next_run if kind == Kind.ONCE else None  # then, and not once more at its start
     return Timing(
-        kind=kind,
+        kind=kind_named(row.kind),
         zone=zone_of(row),
         crontab=row.crontab,
         every=row.every,
-        start=by_hand or row.start or start,
+        start=row.start or start,
         end=row.end,
     )
+
+
+def timing_ahead(row: RepeatingTask) -> Timing:
+    """The same, from its next run on. What is due ONCE is due then, wherever somebody has moved it."""
+    timing = timing_of(row)
+    return replace(timing, start=row.next_run, end=None) if timing.kind == Kind.ONCE else timing
 
 
 def kind_named(name: object) -> Kind:
@@ -85,10 +91,13 @@ def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises InvalidSchedule.
     """
     if when == "" and "kind" in fields:
-        return {**fields, "crontab": ""}
+        crontab = fields.get("crontab", "")
+        if crontab and fields["kind"] != Kind.CRONTAB:
+            raise InvalidSchedule("crontab", f"{crontab!r} counts for nothing with this kind.")
+        return {**fields, "crontab": crontab}
     said: dict[str, Any]
     if isinstance(when, str) and when.strip():
-        said = {"kind": Kind.CRONTAB, "crontab": when}
+        said = {"kind": Kind.CRONTAB, "crontab": " ".join(when.split())}
     elif isinstance(when, timedelta) and when > timedelta(0) and not when % timedelta(seconds=1):
         kind = next(kind for kind, unit in reversed(ELAPSED.items()) if not when % unit)
         said = {"kind": kind, "every": when // ELAPSED[kind], "crontab": ""}
@@ -119,10 +128,13 @@ def plan(row: RepeatingTask, now: datetime) -> None:
 
 def _begun(row: RepeatingTask, now: datetime) -> Timing:
     """When it is due; "every N …" is counted from `now` where nothing else is said."""
+    if row.start is not None or row.kind not in INTERVALS:
+        return timing_of(row)
+    begin = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
     check_moment("end", row.end)
-    if row.start is None and row.kind in INTERVALS:
-        begin = datetime.fromtimestamp(math.ceil(now.timestamp()), UTC)
-        row.start = min(begin, row.end or begin)  # its end may have passed
+    if row.end is not None and row.end < begin:  # it begins once that is another
+        return timing_of(row, start=row.end)
+    row.start = begin
     return timing_of(row)
 
 
@@ -139,7 +151,7 @@ def upcoming(row: RepeatingTask, number: int) -> list[datetime]:
         return []
     if row.repeats is not None and row.repeats >= 0:
         number = min(number, max(1, row.repeats))  # 0: its next run was set by hand
-    later = timing_of(row).following(row.next_run)
+    later = timing_ahead(row).following(row.next_run)
     return list(islice(chain([row.next_run], later), number))
 
 
@@ -150,18 +162,26 @@ def problems(row: RepeatingTask) -> dict[str, str]:
     """By field, what is to be mended before it can fire."""
     found: dict[str, str] = {}
     try:
-        timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY_START)
+        _check_timing(row)
     except InvalidSchedule as error:
         found[error.field] = str(error)
-    if row.catch_up == CatchUp.ALL and not 1 <= (row.catch_up_limit or 0) <= MOST_CAUGHT_UP:
+    if row.catch_up == CatchUp.ALL and not _is_number(row.catch_up_limit, 1, MOST_CAUGHT_UP):
         found["catch_up_limit"] = f"Give a whole number from 1 to {MOST_CAUGHT_UP}."
-    if row.repeats is not None and row.repeats < -1:
+    if row.repeats is not None and not _is_number(row.repeats, -1, MOST):
         found["repeats"] = "Give the number of runs that are left; -1 or nothing: for ever."
     try:
         call_of(row)
     except InvalidSchedule as error:
         found[error.field] = str(error)
     return found
+
+
+def _check_timing(row: RepeatingTask) -> None:
+    timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY_START)
+
+
+def _is_number(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and low <= value <= high
 
 
 def problem(row: RepeatingTask) -> str:
@@ -297,7 +317,8 @@ def remember(row: RepeatingTask, names: Iterable[str] | None = None) -> None:
     watched = {*CALL, *TIMING, *KEPT_BY_WORKERS}.intersection(row.__dict__)
     if names is not None:
         watched &= set(names)
-    row.loaded = {**row.loaded, **{name: row.__dict__[name] for name in watched}}
+    # The arguments are copied, as a list can be changed in place.
+    row.loaded = {**row.loaded, **{name: deepcopy(row.__dict__[name]) for name in watched}}
 
 
 def prepare(
@@ -311,8 +332,9 @@ def prepare(
     given = row.__dict__.get("crontab")
     if isinstance(given, str) and given != row.loaded.get("crontab"):
         row.crontab = " ".join(given.split())
+    update_fields = None if update_fields is None else set(update_fields)
     if is_new:
-        row.name = row.name or name_for(row)
+        _name(row)
         if row.next_run is None or not row.enabled:
             plan(row, database.read_clock())
         else:
@@ -331,13 +353,19 @@ def prepare(
         row.planned = row.enabled
     if update_fields is not None:
         return {*update_fields, *changed}
-    row.name = row.name or name_for(row)
+    _name(row)
     written = (field.name for field in row._meta.concrete_fields if not field.primary_key)
     return [
         n
         for n in written
         if n in changed or n not in ("start", *KEPT_BY_WORKERS, *row.get_deferred_fields())
     ]
+
+
+def _name(row: RepeatingTask) -> None:
+    if not row.name:
+        _check_timing(row)
+        row.name = name_for(row)
 
 
 def _changed(row: RepeatingTask) -> set[str]:

@@ -21,10 +21,11 @@ def call_command(cqt: Task[str | None], command: str, /, *args: str, **options: 
     What it writes to its `self.stdout` and `self.stderr` goes to the log, but for empty lines. The result
     is what its `handle()` returns. Not atomic, as a command opens what transactions it needs.
     """
+    colorless = {} if "force_color" in options else {"no_color": True}
     out, err = _ToLog(cqt, logging.INFO), _ToLog(cqt, logging.WARNING)
     try:
         returned: Any = management.call_command(
-            command, *args, **{"no_color": True, **options, "stdout": out, "stderr": err}
+            command, *args, **{**colorless, **options, "stdout": out, "stderr": err}
         )
     except SystemExit as end:
         if end.code:

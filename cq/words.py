@@ -32,6 +32,7 @@ _UNITS = {
     Kind.YEARS: "year",
 }
 _SIZES = (60, 24, 31, 12, 7, 60)  # of a crontab's fields
+_RANGE = re.compile(r"(\d+)-(\d+)")
 _STEPS_IN_RANGE = re.compile(r"\w+-\w+/(\d+)")
 
 _UNKNOWN = (
@@ -116,6 +117,8 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
     Raises ValueError for what it can't say in any way.
     """
     values = croniter.expand(" ".join(fields))[0]
+    if len(fields) == 6 and fields[0] == "*" and fields[1] != "*" and fields[5] != "*":
+        raise ValueError("no words for one second of each minute of some hours")
     is_either = values[2] != ["*"] and values[4] != ["*"]
     spelled = []
     for number, (field, found) in enumerate(zip(fields, values, strict=False)):
@@ -125,17 +128,27 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
         is_day_of_week = number == 4 and ("/" in field or (is_either and "-" in field))
         if found == ["*"]:
             spelled.append("*")
-        elif is_day_of_week or _is_uneven(field, found, _SIZES[number]):
+        elif number == 2 and len(found) == 31:  # given, so that either day is enough
+            spelled.append("1-31")
+        elif is_day_of_week or _is_wrapped(field) or _is_uneven(field, found, _SIZES[number]):
             spelled.append(",".join(map(str, found)))
         else:
             spelled.append(field.upper())
     return spelled
 
 
+def _is_wrapped(field: str) -> bool:
+    """Whether a range goes on past the highest value."""
+    ranges = _RANGE.findall(field)
+    return any(int(first) >= int(last) for first, last in ranges)
+
+
 def _is_uneven(field: str, found: list[Any], size: int) -> bool:
     """Whether a step of it says another distance than there is, once round."""
     if "/" not in field or found == ["l"]:
         return False
+    if "," in field:
+        return True
     following = [*found[1:], found[0] + size]
     gaps = {later - value for value, later in zip(found, following, strict=True)}
     if within := _STEPS_IN_RANGE.fullmatch(field):  # that it is one, is said

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib.admin.widgets import AdminIntegerFieldWidget
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from cq import database, registry, repeating
@@ -44,7 +45,6 @@ COALESCE_BY: Mapping[str, str] = {
     RepeatingTask.CoalesceBy.FUNCTION: "All tasks of the function",
 }
 HIDDEN = "***"
-_ZONE = "In this site's time zone, not in the one above."
 _MOMENTS = ("start", "end", "next_run")
 _ARGUMENTS = ("args", "kwargs")
 _WHEN = ("kind", "crontab", "every", "timezone", "start", "end", "repeats", "next_run")
@@ -154,15 +154,14 @@ class RepeatingTaskForm(Form):
             "they are wanted. Names, ranges, steps and lists; or @hourly, @daily, @weekly, @monthly, "
             "@yearly.",
             "timezone": "Whose clock counts, as in Europe/Paris. Empty: the project's TIME_ZONE.",
-            "start": "Not before. “Every N …” is counted from here; left empty, from when it is saved. "
-            f"{_ZONE}",
-            "end": f"Not after. {_ZONE}",
+            "start": "Not before. “Every N …” is counted from here; left empty, from when it is saved.",
+            "end": "Not after.",
             "repeats": "How many more runs. -1 or empty: for ever.",
             "coalesce": "It is counted, and the next run moves on.",
             "coalesce_by": "While one of them is active, a slot is skipped.",
             "catch_up": "Those that passed while no worker was there.",
             "catch_up_limit": "The newest are made up for.",
-            "next_run": f"May be changed, for once. Emptied, it is found anew. {_ZONE}",
+            "next_run": "May be changed, for once. Emptied, it is found anew.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -180,6 +179,9 @@ class RepeatingTaskForm(Form):
         ):
             if name in self.fields:
                 self.fields[name].widget = widget
+        for name in self.fields.keys() & set(_MOMENTS):
+            zone = timezone.get_current_timezone_name()
+            self.fields[name].help_text += f" In {zone} time, whatever time zone stands above."
         if "catch_up_limit" in self.fields:  # as N
             self.fields["catch_up_limit"].required = False
         for name in ("next_run", "repeats"):

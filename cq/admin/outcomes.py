@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
+from django.db.models.functions import Substr
+from django.utils.text import Truncator
 
 from cq.admin.tasks import (
     FunctionFilter,
@@ -20,6 +22,9 @@ from cq.states import ANSWERED, Status
 
 if TYPE_CHECKING:
     from django.http import HttpRequest
+
+
+ERROR_SHOWN = 100  # characters
 
 
 class FailureFilter(StatusFilter):
@@ -43,8 +48,16 @@ class SuccessfulTaskAdmin(OutcomeAdmin):
 
 @admin.register(FailedTask)
 class FailedTaskAdmin(OutcomeAdmin):
+    list_display = ("name", "shown_status", "of_schedule", "submitted_at", "brief_error")
+
+    @admin.display(description="error")
+    def brief_error(self, row: Any) -> str:
+        return Truncator(row.brief_error).chars(ERROR_SHOWN)
+
     def get_list_filter(self, request: HttpRequest) -> Any:
         return (FailureFilter, ScheduleFilter, QueueFilter, FunctionFilter, PlaceFilter)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Task[Any]]:
-        return super().get_queryset(request).filter(status__in=ANSWERED)
+        failed = super().get_queryset(request).filter(status__in=ANSWERED)
+        # Not all of it, which may be long.
+        return failed.annotate(brief_error=Substr("error", 1, ERROR_SHOWN + 1))

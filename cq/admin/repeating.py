@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from datetime import datetime
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django.views.decorators.http import require_POST
 
-from cq import declared, maintenance, repeating
+from cq import database, declared, maintenance, repeating
 from cq.admin import showing
 from cq.admin.forms import CATCH_UPS, COALESCE_BY, KINDS, RepeatingTaskForm, applies
 from cq.exceptions import InvalidSchedule
@@ -191,7 +192,7 @@ class RepeatingTaskAdmin(Base):
         said = [f"{number:,} {what}" for number, what in others if number]
         return ", ".join([f"{row.run_count:,}", *said])
 
-    @admin.display(description="last error")
+    @admin.display(description="why it did not fire")
     def shown_error(self, row: RepeatingTask) -> str:
         """Why it could not fire. What is wrong with its fields stands on top, or at these."""
         if not row.error:
@@ -203,7 +204,7 @@ class RepeatingTaskAdmin(Base):
         if row.declared is None:
             return showing.EMPTY
         if not declared.is_declared(row.name):
-            return "Code declared it, and does not any more."
+            return "Code declared it. The code that shows you this does not: it has gone, or is to come."
         by_hand = sorted(code_says(row).items())
         if not by_hand:
             return "Declared in code, as it stands here."
@@ -240,14 +241,28 @@ class RepeatingTaskAdmin(Base):
 
     # What is to be seen first.
 
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """On SQLite, whoever has read and then writes is refused if others have written meanwhile."""
+        writes = request.method == "POST"
+        with database.begin_as("IMMEDIATE") if writes else nullcontext():
+            return super().changeform_view(request, object_id, *args, **kwargs)
+
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        if request.method == "GET" and not maintenance.alive().exists():
+        response = super().changelist_view(request, extra_context)
+        # Not where it goes on to another page, which says it itself.
+        if (
+            request.method == "GET"
+            and response.status_code == 200
+            and not maintenance.alive().exists()
+        ):
             said = (
                 "No worker is alive: no task runs, and nothing fires unless a cq_runworker "
                 "--scheduler-only does. Start one with manage.py cq_runworker."
             )
             self.message_user(request, said, messages.WARNING)
-        return super().changelist_view(request, extra_context)
+        return response
 
     def render_change_form(
         self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any
@@ -322,6 +337,9 @@ class RepeatingTaskAdmin(Base):
             link = showing.link(task.id, row.name)
             self.log_change(request, row, f"Run now, as task {task.id}.")
             self.message_user(request, format_html("A task was made: {}", link))
+            if Task.objects.active().filter(repeating_task=row).exclude(id=task.id).exists():
+                said = f"Another task of {row} had not ended: both run."
+                self.message_user(request, said, messages.WARNING)
 
     def _enable(self, request: HttpRequest, queryset: QuerySet[RepeatingTask], *, on: bool) -> None:
         changed, said = 0, "enabled" if on else "disabled"
@@ -374,7 +392,7 @@ def _is_held(row: RepeatingTask) -> bool:
 
 
 def _utc(moment: datetime) -> str:
-    return f"{moment:%a %Y-%m-%d %H:%M:%S} UTC"
+    return f"{moment.astimezone(UTC):%a %Y-%m-%d %H:%M:%S} UTC"  # typed, it is in the site's zone
 
 
 def _moment(row: RepeatingTask, moment: datetime) -> SafeString:

@@ -153,7 +153,7 @@ class TaskList(ChangeList):
 
 @admin.register(Task)
 class TaskAdmin(ReadOnly, TaskAdminBase):
-    list_display = (
+    list_display: tuple[str, ...] = (
         "name",
         "shown_status",
         "of_schedule",

@@ -123,8 +123,9 @@ class RepeatingTask(models.Model):
 
     def clean(self) -> None:
         """Raises ValidationError, by field, for what could never fire. Names it, where nobody did."""
-        self.name = self.name or repeating.name_for(self)
         found = repeating.problems(self)
+        if not found and not self.name:
+            self.name = repeating.name_for(self)
         if not self._state.adding and not self._changed(repeating.CALL):
             # The code may have changed since: whoever sets something else need not mend that.
             found = {name: said for name, said in found.items() if name not in repeating.CALL}

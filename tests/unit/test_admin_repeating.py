@@ -325,6 +325,20 @@ def test_it_is_said_in_words_with_the_next_five_runs_in_its_zone_and_in_utc(admi
     assert answer["html"].count("08:00:00 +0545") == answer["html"].count("02:15:00 UTC") == 5
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "UTC"])
+def test_a_moment_that_was_typed_is_of_the_sites_zone_and_is_shown_in_utc(
+    admin_client, settings, zone
+):
+    settings.TIME_ZONE = zone
+    assert f"In {zone} time" in admin_client.get(ADD).content.decode()
+    typed = {"kind": "ONCE", "start_0": "2999-01-15", "start_1": "09:00", "timezone": "Asia/Tokyo"}
+    data = fill(admin_client, func_name=mail.name, **typed)
+    found = admin_client.post(preview(), data).json()["html"]
+    hour = {"UTC": "09", "America/New_York": "14"}[zone]
+    assert f"2999-01-15 {hour}:00:00 UTC" in found
+    assert "JST" in found
+
+
 def test_errors_come_while_it_is_filled_in(admin_client):
     data = fill(admin_client, func_name=mail.name, crontab="0 0 31 2 *")
     answer = admin_client.post(preview(), data).json()
@@ -416,6 +430,15 @@ def test_successful_and_failed_tasks_are_entries_of_their_own(admin_client):
     assert "Successful tasks" in admin_client.get(reverse("admin:index")).content.decode()
 
 
+def test_the_list_of_failed_tasks_says_why(admin_client):
+    made = mail.delay()
+    Task.objects.filter(id=made.id).update(status=Status.FAILURE, error=f"{EVIL} {'x' * 500}")
+    found = admin_client.get(reverse("admin:cq_failedtask_changelist")).content.decode()
+    assert "&lt;script&gt;" in found
+    assert "x" * 60 in found
+    assert "x" * 200 not in found
+
+
 def test_a_function_that_no_code_defines_is_shown_as_broken_and_can_be_disabled(admin_client):
     row = make()
     RepeatingTask.objects.filter(pk=row.pk).update(func_name=f"gone.{EVIL}")
@@ -486,7 +509,7 @@ def test_what_was_changed_against_the_code_is_marked(admin_client):
     row = make(declared={"crontab": "0 9 * * *"})
     assert "changed here" in admin_client.get(LIST).content.decode()
     page = admin_client.get(change(row)).content.decode()
-    assert "Code declared it, and does not any more" in page
+    assert "The code that shows you this does not" in page
 
 
 def test_what_code_says_is_shown_without_its_secrets(admin_client, code):
@@ -550,6 +573,14 @@ def test_who_ran_enabled_or_disabled_one_is_in_its_history(admin_client):
     runs = [f"Run now, as task {made.pk}." for made in (first, last)]
     assert said == [runs[0], "Disabled.", "Enabled.", runs[1]]
     assert {entry.object_id for entry in LogEntry.objects.all()} == {str(row.pk)}
+
+
+def test_a_second_run_beside_the_first_is_told(admin_client):
+    row = make()
+    url = reverse("admin:cq_repeatingtask_run", args=[row.pk])
+    said = "had not ended: both run"
+    assert said not in admin_client.post(url, follow=True).content.decode()
+    assert said in admin_client.post(url, follow=True).content.decode()
 
 
 def test_run_now_is_a_button_too(admin_client):

@@ -102,6 +102,9 @@ def test_a_field_that_there_is_not_is_refused():
         ("start", "2027-01-01"),
         ("end", datetime(9999, 12, 31, tzinfo=UTC)),
         ("timezone", 5),
+        ("timezone", []),
+        ("priority", float("inf")),
+        ("name", "a\0b"),
         ("func_name", "declared.strict"),
         ("every", "five"),
         ("repeats", "x"),
@@ -145,6 +148,14 @@ def test_when_is_said_once(code, more):
         schedule_task(RepeatingTask, "0 5 * * *", report, **more)
     with pytest.raises(InvalidSchedule, match="says when already"):
         cq.repeat("0 5 * * *", report, **more)
+
+
+def test_a_crontab_may_stand_beside_its_kind_and_no_other(code):
+    cq.repeat("", report, kind="CRONTAB", crontab="0 8 * * *")
+    declared.sync()
+    assert (the_row().kind, the_row().crontab) == ("CRONTAB", "0 8 * * *")
+    with pytest.raises(InvalidSchedule, match="counts for nothing"):
+        cq.repeat("", report, kind="DAYS", crontab="0 8 * * *")
 
 
 def test_seconds_are_a_duration_as_in_the_decorator():
@@ -248,6 +259,24 @@ def test_when_it_is_due_is_changed_by_code_as_a_whole_or_not_at_all(code, first,
     declared.sync()
     assert RepeatingTask.objects.values("kind", "crontab", "every").get() == before
     assert repeating.changed_by_hand(the_row())
+
+
+def test_white_space_in_a_crontab_is_nobodys_change(code):
+    cq.repeat(" 0  8 * * * ", report)
+    declared.sync()
+    assert not repeating.changed_by_hand(the_row())
+    code.clear()
+    cq.repeat("0 9 * * *", report)
+    assert declared.sync() == [("changed crontab", "declared.report")]
+
+
+@pytest.mark.parametrize("field", ["start", "end", "queue", "timezone", "repeats", "priority"])
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_nothing_is_what_a_field_has_when_it_is_not_said(code, field, nothing):
+    cq.repeat("0 8 * * *", report, **{field: nothing})
+    declared.sync()
+    assert getattr(the_row(), field) == RepeatingTask._meta.get_field(field).get_default()
+    assert not repeating.changed_by_hand(the_row())
 
 
 def test_one_that_was_made_by_hand_under_the_name_is_left_as_it_is(code):
@@ -406,6 +435,16 @@ def command(*arguments):
     out = StringIO()
     call_command("cq_schedule", *arguments, stdout=out)
     return out.getvalue()
+
+
+def test_the_list_says_that_nobody_fires_and_why_one_is_off(code):
+    cq.repeat("0 8 * * *", report)
+    declared.sync()
+    code.clear()
+    declared.sync()
+    said = command("list")
+    assert "No worker is alive" in said
+    assert "disabled, and no code here declares it any more" in said
 
 
 def test_they_are_listed():

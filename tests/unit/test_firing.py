@@ -444,6 +444,14 @@ def test_run_now_by_several_at_once_makes_a_task_for_each():
     assert Task.objects.values("slot").distinct().count() == 60
 
 
+def test_run_now_of_one_that_is_gone_makes_nothing():
+    row = due(crontab="0 0 1 1 *")
+    RepeatingTask.objects.all().delete()
+    with pytest.raises(RepeatingTask.DoesNotExist):
+        firing.run_now(row)
+    assert not Task.objects.exists()
+
+
 def test_run_now_says_what_is_broken():
     row = RepeatingTask.objects.create(func_name="gone.away")
     with pytest.raises(InvalidSchedule, match="decorate the function"):

@@ -11,6 +11,7 @@ import cq
 from cq import migrating
 from cq.models import schedule_task
 
+plan = schedule_task
 theirs = types.ModuleType("theirs")
 theirs.schedule_task = print
 
@@ -46,6 +47,10 @@ def another_imported_inside(apps, editor):
     schedule_task("x")
 
 
+def by_another_name(apps, editor):
+    plan(apps, "@daily", "a.b")
+
+
 def nothing_of_it(apps, editor):
     apps.get_model("cq", "RepeatingTask").objects.all()
 
@@ -62,6 +67,7 @@ def elsewhere(function):
         (imported_inside, True),
         (nested, True),
         (by_module, True),
+        (by_another_name, True),
         (elsewhere(imported_inside), True),
         (elsewhere(another_of_that_name), False),
         (elsewhere(another_imported_inside), False),

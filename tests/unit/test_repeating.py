@@ -291,6 +291,47 @@ def test_what_its_code_has_left_behind_is_not_to_be_mended_by_who_disables_it(fi
         row.full_clean()
 
 
+def test_an_argument_that_was_changed_in_place_was_changed():
+    row = again(make(kwargs={"to": "me"}))
+    row.kwargs["nonsense"] = 1
+    with pytest.raises(ValidationError):
+        row.full_clean()
+
+
+def test_one_that_is_to_be_due_once_needs_a_start_whatever_it_was_before():
+    row = again(make())
+    row.kind = "ONCE"
+    with pytest.raises(ValidationError) as caught:
+        row.full_clean()
+    assert list(caught.value.message_dict) == ["start"]
+
+
+def test_update_fields_may_be_any_iterable():
+    row = make()
+    row.queue = "slow"
+    row.save(update_fields=(name for name in ["queue"]))
+    assert again(row).queue == "slow"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"crontab": None},
+        {"kind": None},
+        {"kind": "DAYS", "start": "x"},
+        {"repeats": "x"},
+        {"catch_up": "ALL", "catch_up_limit": "x"},
+        {"kind": "DAYS", "every": "x"},
+    ],
+)
+def test_nonsense_of_the_wrong_type_is_an_error_as_any_other(fields):
+    with pytest.raises(ValidationError):
+        RepeatingTask(func_name=send.name, **fields).full_clean()
+    if not fields.keys() & {"repeats", "catch_up_limit"}:  # what says when
+        with pytest.raises(InvalidSchedule):
+            RepeatingTask(func_name=send.name, **fields).save()
+
+
 def test_what_is_broken_can_be_disabled():
     row = make()
     in_db(row, timezone="Mars/Olympus")

@@ -33,5 +33,9 @@ def test_exit_with_0_is_a_success(code, status):
     assert ran("exits", str(code)).status == status
 
 
+def test_a_command_may_be_asked_for_colours():
+    assert ran("check", force_color=True).status == "SUCCESS"
+
+
 def test_where_it_writes_is_not_for_the_caller():
     assert ran("check", stdout="a file", stderr=1).status == "SUCCESS"

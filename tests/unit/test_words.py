@@ -41,6 +41,12 @@ START = datetime(2026, 11, 27, 8, tzinfo=UTC)
             {"crontab": "0 9 1 * mon-wed"},
             "At 09:00, on day 1 of the month, or on Monday, Tuesday, and Wednesday",
         ),
+        ({"crontab": "0 0 */1 * 4"}, "At 00:00, between day 1 and 31 of the month, or on Thursday"),
+        ({"crontab": "0 0 */1 * */3"}, "At 00:00, only on Sunday, Wednesday, and Saturday"),
+        ({"crontab": "0 16-12/5 * * *"}, "At 03:00, 08:00, 16:00 and 21:00"),
+        ({"crontab": "0 0 * dec/7,4,12,8 *"}, "At 00:00, only in April, August, and December"),
+        ({"crontab": "* 0,14 * * * 16"}, "* 0,14 * * * 16"),
+        ({"crontab": "0 22-3 * * *"}, "At 00:00, 01:00, 02:00, 03:00, 22:00 and 23:00"),
         ({"kind": "ONCE"}, "Once"),
         (
             {"kind": "ONCE", "start": START, "timezone": "Europe/Paris"},

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cq import database, declared, repeating
+from cq import database, declared, maintenance, repeating
 from cq.exceptions import InvalidSchedule
 from cq.models import RepeatingTask
 from cq.words import code_says, in_words, in_zone, is_overdue
@@ -28,7 +28,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         common = [_Common().create_parser("manage.py", "cq_schedule", add_help=False)]
-        actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+        actions = parser.add_subparsers(
+            dest="action", required=True, metavar="{list,run,enable,disable,sync}"
+        )
         listing = actions.add_parser(
             "list", help="all of them, and when each is due next", parents=common
         )
@@ -67,6 +69,10 @@ class Command(BaseCommand):
             return
         if not rows:
             self.stdout.write("There are no repeating tasks.")
+        elif not maintenance.alive().exists():
+            self.stdout.write(
+                "No worker is alive: nothing fires unless a cq_runworker --scheduler-only does."
+            )
         now = database.read_clock()
         for row in rows:
             self.stdout.write(row.name)
@@ -123,7 +129,8 @@ def _named(names: Iterable[str]) -> list[RepeatingTask]:
 
 def _next(row: RepeatingTask, now: datetime) -> str:
     if not row.enabled:
-        return "disabled"
+        is_gone = row.declared is not None and not declared.is_declared(row.name)
+        return "disabled" + ", and no code here declares it any more" * is_gone
     if row.next_run is None:
         return "none" if row.planned else "as soon as a worker has planned it"
     return _said(row, row.next_run) + ", overdue" * is_overdue(row, now)

@@ -25,8 +25,8 @@
       const kind = form.elements.kind.value;
       show("crontab", kind === "CRONTAB");
       show("every", kind !== "CRONTAB" && kind !== "ONCE");
-      show("coalesce_by", form.elements.coalesce.checked);
-      show("catch_up_limit", form.elements.catch_up.value === "ALL");
+      show("coalesce_by", form.elements.coalesce?.checked);
+      show("catch_up_limit", form.elements.catch_up?.value === "ALL");
     }
 
     function tell(errors) {
