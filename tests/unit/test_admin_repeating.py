@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connections
+from django.db.models import F
 from django.urls import reverse
 
 import cq
@@ -145,6 +148,27 @@ def test_saving_an_unrelated_field_leaves_what_workers_wrote_meanwhile(admin_cli
     post(admin_client, change(row), data)
     kept = again(row)
     assert (kept.name, kept.next_run, kept.repeats, kept.run_count) == ("renamed", moved, 8, 1)
+
+
+@pytest.mark.vendors("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_saving_is_not_refused_where_workers_write_meanwhile(admin_client):
+    """On SQLite, where the page has read and then writes."""
+    row, done = make(), threading.Event()
+
+    def write():
+        while not done.wait(0.001):
+            RepeatingTask.objects.filter(pk=row.pk).update(run_count=F("run_count") + 1)
+        connections.close_all()
+
+    worker = threading.Thread(target=write)
+    worker.start()
+    try:
+        for number in range(20):
+            post(admin_client, change(row), fill(admin_client, row, name=f"mail {number}"))
+    finally:
+        done.set()
+        worker.join()
 
 
 def test_saving_nothing_changes_nothing_to_the_microsecond(admin_client):
