@@ -23,6 +23,15 @@ class _Common(BaseCommand):
         super().add_base_argument(parser, *args, **{**kwargs, "default": argparse.SUPPRESS})
 
 
+# Of `list --json`; the arguments, of which some may be sensitive, are part of what it `calls`.
+_FIELDS = (
+    *("name", "func_name", "queue", "priority", "enabled"),
+    *("kind", "crontab", "every", "timezone", "start", "end", "repeats"),
+    *("coalesce", "coalesce_by", "catch_up", "catch_up_limit"),
+    *("next_run", "last_run", "last_skip", "run_count", "skip_count", "miss_count"),
+)
+
+
 class Command(BaseCommand):
     help = "List repeating tasks; run, enable or disable them by name; bring in what code declares."
 
@@ -149,25 +158,10 @@ def _last(row: RepeatingTask) -> str:
 
 
 def _as_json(row: RepeatingTask) -> dict[str, Any]:
-    moments = {
-        name: moment and moment.isoformat()
-        for name in ("next_run", "last_run", "last_skip")
-        for moment in [getattr(row, name)]
-    }
-    counts = {name: getattr(row, name) for name in ("run_count", "skip_count", "miss_count")}
+    values = {name: getattr(row, name) for name in _FIELDS}
     return {
-        "name": row.name,
-        "func_name": row.func_name,
+        **{n: v.isoformat() if isinstance(v, datetime) else v for n, v in values.items()},
         "calls": repeating.called(row),
-        "queue": row.queue,
-        "repeats": row.repeats,
-        "kind": row.kind,
-        "crontab": row.crontab,
-        "every": row.every,
-        "timezone": row.timezone,
-        "enabled": row.enabled,
-        **moments,
-        **counts,
         "changed_by_hand": sorted(repeating.changed_by_hand(row)),
         "problem": repeating.problem(row),
     }
