@@ -135,7 +135,11 @@ class Reference:
         return {"INCOMPLETE" if any(ends) else "SUCCESS", *may}, outcomes, may
 
     def may(self, job, fail_fast):
-        causes = [one.node.get("end") for one in job.under if "REVOKED" in one.seen.outcomes]
+        causes = [
+            one.node.get("end")
+            for one in job.under
+            if "REVOKED" in one.seen.outcomes or (self.killed and one.seen.status == "REVOKED")
+        ]
         is_revoked = (
             (job.parent and (not job.counts or job.parent.seen.status == "REVOKED"))
             or job.ahead == "REVOKED"
