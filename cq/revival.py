@@ -113,13 +113,18 @@ class _Plan:
     def _revive(self, task: Task[Any]) -> None:
         """The task, what ended badly under it, and what was skipped behind any of these."""
         work: deque[Task[Any]] = deque([task])
-        behind: deque[Task[Any]] = deque()
+        behind: dict[UUID, Task[Any]] = {}
         while work or behind:
-            one = work.popleft() if work else behind.popleft()
+            if work:
+                one = work.popleft()
+                if one is not task and one.previous_id is not None and not one.is_errorback:
+                    behind[one.id] = one
+                    continue
+            else:  # known is what runs again of what these stand behind: each after its predecessor
+                found = reversed(behind.values())  # mostly the oldest first
+                one = next(row for row in found if row.previous_id not in behind)
+                del behind[one.id]
             if one.id in self.targets:
-                continue
-            if work and one.previous_run is not None:  # first, whether its predecessor runs again
-                behind.append(one)
                 continue
             is_remade = one is not task and self._is_remade(one)
             self.targets[one.id] = target = Status.PENDING if is_remade else _target(one)

@@ -10,7 +10,17 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from cq import NotRetryable, chain, execution, group, lifecycle, maintenance, scheduling, task
+from cq import (
+    NotRetryable,
+    chain,
+    execution,
+    group,
+    lifecycle,
+    maintenance,
+    revival,
+    scheduling,
+    task,
+)
 from cq.models import Task
 from tests.app.models import Effect
 from tests.unit.flow import add, fan, forced, job, kept, note, notes, numbers, total
@@ -95,6 +105,13 @@ def waits_and_chains(cqt):
 @task("revival.forces")
 def forces(cqt):
     cqt.subtask(job, 1).chain(waits_and_chains.using(force_chain=True))
+
+
+@task("revival.remakes_two", atomic=False)
+def remakes_two(cqt):
+    cqt.chain(remakes_fan.using(force_chain=True))
+    if not cqt.attempts:
+        raise ValueError
 
 
 @task("revival.parent")
@@ -506,6 +523,25 @@ def test_one_that_a_run_made_that_does_not_run_again_is_revived_as_any_other(fai
     run_all()
     assert ["SUCCESS", "FAILURE"] == statuses(other, made)
     assert [2, 1] == numbers()
+
+
+def test_a_line_of_them_is_made_anew_from_its_first_on(failing):
+    """What stands behind what a run had chained is not revived either, not even for a moment."""
+    failing.add(1)
+    made = parent.delay("revival.remakes_two")
+    run_all()
+    old = {row.id: row.func_name for row in tree(made)}
+    plan = {old[i]: target for i, target in revival._Plan(made.id).targets.items()}
+    assert plan == {
+        "revival.parent": "WAITING",
+        "revival.remakes_two": "QUEUED",
+        "revival.remakes_fan": "PENDING",
+        "flow.fan": "PENDING",
+    }
+    failing.clear()
+    made.retry()
+    run_all()
+    assert [1] == numbers()  # by the new fan
 
 
 def test_the_secrets_of_one_that_is_made_anew_are_not_asked_for(failing):
