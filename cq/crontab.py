@@ -21,7 +21,7 @@ SECOND = timedelta(seconds=1)
 _STEP = timedelta(hours=12)  # no zone changes its clock twice in so short a time
 _EVERY_HOUR = re.compile(r"\*(/\d+)?")
 _UNSTEADY = re.compile(r"\b[rh]\b", re.IGNORECASE)  # croniter's random and hashed values
-_ANY = ("*", "?")
+_ANY = ("*", "?", "*/1")
 _OF_MONTH = re.compile(r"[lw]", re.IGNORECASE)
 _OF_WEEK = re.compile(r"#|l\d", re.IGNORECASE)
 _WORDS = {

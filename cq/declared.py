@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -192,9 +193,18 @@ def _cleaned(row: RepeatingTask, name: str, value: Any) -> Any:
         raise InvalidSchedule(name, f"{name}: {' '.join(error.messages)}{one_of}") from error
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidSchedule(name, f"{name}: {value!r} is no value for it: {error}.") from error
-    if isinstance(found, str) and (not isinstance(value, str) or "\0" in value):
+    if isinstance(found, str) and not _is_text(value):
         raise InvalidSchedule(name, f"{name}: {value!r} is no text that can be stored.")
     return found
+
+
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return isinstance(value, ZoneInfo) and value.key is not None
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _duration(value: Any) -> Any:
@@ -333,6 +343,8 @@ def _reconcile(declaration: Declaration) -> str:
     differing = {name for name in wanted if getattr(row, name) != wanted[name]}
     for name in differing - touched:
         setattr(row, name, wanted[name])
+    if "kind" in differing - touched and row.kind not in INTERVALS and "start" not in known:
+        row.start = None  # planning had filled it in
     row.save()
     return _told(differing - touched, differing & touched)
 

@@ -69,7 +69,8 @@ def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
 
 def timing_ahead(row: RepeatingTask) -> Timing:
     """The same, from its next run on. What is due ONCE is due then, wherever somebody has moved it."""
-    timing = timing_of(row)
+    # Without a start it has a next run by hand, after its end has passed.
+    timing = timing_of(row, start=None if row.kind == Kind.ONCE else row.end or row.next_run)
     return replace(timing, start=row.next_run, end=None) if timing.kind == Kind.ONCE else timing
 
 
@@ -94,10 +95,10 @@ def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
         crontab = fields.get("crontab", "")
         if crontab and fields["kind"] != Kind.CRONTAB:
             raise InvalidSchedule("crontab", f"{crontab!r} counts for nothing with this kind.")
-        return {**fields, "crontab": crontab}
+        return {**fields, "crontab": _single_spaced(crontab)}
     said: dict[str, Any]
     if isinstance(when, str) and when.strip():
-        said = {"kind": Kind.CRONTAB, "crontab": " ".join(when.split())}
+        said = {"kind": Kind.CRONTAB, "crontab": _single_spaced(when)}
     elif isinstance(when, timedelta) and when > timedelta(0) and not when % timedelta(seconds=1):
         kind = next(kind for kind, unit in reversed(ELAPSED.items()) if not when % unit)
         said = {"kind": kind, "every": when // ELAPSED[kind], "crontab": ""}
@@ -112,6 +113,11 @@ def given_timing(when: object, fields: Mapping[str, Any]) -> dict[str, Any]:
             name, f"{when!r} says when already: leave out {name}=…, or give '' instead of it."
         )
     return {**fields, **said}
+
+
+def _single_spaced(crontab: Any) -> Any:
+    """As it is compared and shown; what is no text is refused elsewhere."""
+    return " ".join(crontab.split()) if isinstance(crontab, str) else crontab
 
 
 def plan(row: RepeatingTask, now: datetime) -> None:
@@ -293,7 +299,7 @@ def _bounded(name: str) -> str:
 
 def _when(row: RepeatingTask) -> str:
     if row.kind == Kind.CRONTAB:
-        return " ".join(row.crontab.split())
+        return str(_single_spaced(row.crontab))
     how = "once" if row.kind == Kind.ONCE else f"every {row.every} {row.kind.lower()}"
     return f"{how} from {row.start.astimezone(UTC).isoformat()}" if row.start else how
 
@@ -330,8 +336,8 @@ def prepare(
     """
     check_moment("next_run", row.__dict__.get("next_run"))
     given = row.__dict__.get("crontab")
-    if isinstance(given, str) and given != row.loaded.get("crontab"):
-        row.crontab = " ".join(given.split())
+    if given != row.loaded.get("crontab"):
+        row.crontab = _single_spaced(given)
     update_fields = None if update_fields is None else set(update_fields)
     if is_new:
         _name(row)

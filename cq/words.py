@@ -33,6 +33,7 @@ _UNITS = {
 }
 _SIZES = (60, 24, 31, 12, 7, 60)  # of a crontab's fields
 _RANGE = re.compile(r"(\d+)-(\d+)")
+_NAMED_STEPS = re.compile(r"[a-z].*-.*/|-[a-z].*/", re.IGNORECASE)
 _STEPS_IN_RANGE = re.compile(r"\w+-\w+/(\d+)")
 
 _UNKNOWN = (
@@ -138,9 +139,10 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
 
 
 def _is_wrapped(field: str) -> bool:
-    """Whether a range goes on past the highest value."""
-    ranges = _RANGE.findall(field)
-    return any(int(first) >= int(last) for first, last in ranges)
+    """Whether a range goes on past the highest value; one with names and a step may."""
+    if _NAMED_STEPS.search(field):
+        return True
+    return any(int(first) >= int(last) for first, last in _RANGE.findall(field))
 
 
 def _is_uneven(field: str, found: list[Any], size: int) -> bool:

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.management import CommandError, call_command, load_command_class
@@ -105,6 +106,7 @@ def test_a_field_that_there_is_not_is_refused():
         ("timezone", []),
         ("priority", float("inf")),
         ("name", "a\0b"),
+        ("name", "\ud800"),
         ("func_name", "declared.strict"),
         ("every", "five"),
         ("repeats", "x"),
@@ -156,6 +158,11 @@ def test_a_crontab_may_stand_beside_its_kind_and_no_other(code):
     assert (the_row().kind, the_row().crontab) == ("CRONTAB", "0 8 * * *")
     with pytest.raises(InvalidSchedule, match="counts for nothing"):
         cq.repeat("", report, kind="DAYS", crontab="0 8 * * *")
+
+
+def test_a_zone_may_be_given_as_one():
+    row = schedule_task(RepeatingTask, "@daily", report, timezone=ZoneInfo("Asia/Tokyo"))
+    assert row.timezone == "Asia/Tokyo"
 
 
 def test_seconds_are_a_duration_as_in_the_decorator():
@@ -261,8 +268,12 @@ def test_when_it_is_due_is_changed_by_code_as_a_whole_or_not_at_all(code, first,
     assert repeating.changed_by_hand(the_row())
 
 
-def test_white_space_in_a_crontab_is_nobodys_change(code):
-    cq.repeat(" 0  8 * * * ", report)
+@pytest.mark.parametrize(
+    ("when", "fields"),
+    [(" 0  8 * * * ", {}), ("", {"kind": "CRONTAB", "crontab": "0  8 * * *"})],
+)
+def test_white_space_in_a_crontab_is_nobodys_change(code, when, fields):
+    cq.repeat(when, report, **fields)
     declared.sync()
     assert not repeating.changed_by_hand(the_row())
     code.clear()
@@ -277,6 +288,18 @@ def test_nothing_is_what_a_field_has_when_it_is_not_said(code, field, nothing):
     declared.sync()
     assert getattr(the_row(), field) == RepeatingTask._meta.get_field(field).get_default()
     assert not repeating.changed_by_hand(the_row())
+
+
+def test_a_start_that_planning_filled_in_is_nobodys_change(code):
+    for when, fields in (
+        (timedelta(days=1), {}),
+        ("0 8 * * *", {}),
+        ("0 8 * * *", {"start": datetime(2990, 1, 1, tzinfo=UTC)}),
+    ):
+        code.clear()
+        cq.repeat(when, report, **fields)
+        declared.sync()
+    assert the_row().next_run.year == 2990
 
 
 def test_one_that_was_made_by_hand_under_the_name_is_left_as_it_is(code):

@@ -367,9 +367,9 @@ def test_what_is_put_aside_is_not_what_somebody_mended_meanwhile(monkeypatch):
     RepeatingTask.objects.filter(id=row.id).update(crontab="61 25 * * *")
     timing_of = repeating.timing_of
 
-    def mended_meanwhile(seen):
+    def mended_meanwhile(seen, **more):
         RepeatingTask.objects.filter(id=row.id).update(crontab="* * * * *")
-        return timing_of(seen)
+        return timing_of(seen, **more)
 
     monkeypatch.setattr(repeating, "timing_of", mended_meanwhile)
     firing.step()

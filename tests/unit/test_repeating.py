@@ -177,6 +177,13 @@ def test_one_whose_end_has_passed_is_never_due(kind):
     assert again(row).next_run is None
 
 
+def test_a_next_run_by_hand_after_the_end_comes_once():
+    clock = database.read_clock()
+    row = make(kind="DAYS", end=clock - HOUR, next_run=clock + HOUR)
+    assert again(row).upcoming() == [clock + HOUR]
+    assert repeating.timing_ahead(row).after(clock + HOUR) is None
+
+
 def test_one_that_is_not_enabled_has_no_next_run_whoever_gave_one():
     assert make(enabled=False, next_run=database.read_clock() + HOUR).next_run is None
 

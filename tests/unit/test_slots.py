@@ -183,6 +183,7 @@ def test_what_is_no_crontab_is_said(text, said):
         ("0 9 * * fri#2", "01-09 02-13"),
         ("0 9 ? * L5", "01-30 02-27"),
         ("0 9 * * wed", "01-07 01-14"),
+        ("0 9 */1 * fri#2", "01-09 02-13"),
     ],
 )
 def test_days_that_are_found_in_the_month(text, days):

@@ -45,6 +45,7 @@ START = datetime(2026, 11, 27, 8, tzinfo=UTC)
         ({"crontab": "0 0 */1 * */3"}, "At 00:00, only on Sunday, Wednesday, and Saturday"),
         ({"crontab": "0 16-12/5 * * *"}, "At 03:00, 08:00, 16:00 and 21:00"),
         ({"crontab": "0 0 * dec/7,4,12,8 *"}, "At 00:00, only in April, August, and December"),
+        ({"crontab": "0 0 * 10-jun/5 *"}, "At 00:00, only in April and October"),
         ({"crontab": "* 0,14 * * * 16"}, "* 0,14 * * * 16"),
         ({"crontab": "0 22-3 * * *"}, "At 00:00, 01:00, 02:00, 03:00, 22:00 and 23:00"),
         ({"kind": "ONCE"}, "Once"),
