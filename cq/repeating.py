@@ -53,24 +53,25 @@ _UNREAD = object()
 
 
 def timing_of(row: RepeatingTask, *, start: datetime | None = None) -> Timing:
-    """When it is due, without regard to whether it is enabled; `start` where it has none yet.
+    """When it is due, without regard to whether it is enabled.
 
-    Raises InvalidSchedule.
+    `start`: what an "every N" one is counted from that has no start. Raises InvalidSchedule.
     """
+    kind = kind_named(row.kind)
     return Timing(
-        kind=kind_named(row.kind),
+        kind=kind,
         zone=zone_of(row),
         crontab=row.crontab,
         every=row.every,
-        start=row.start or start,
+        start=start if row.start is None and kind in INTERVALS else row.start,
         end=row.end,
     )
 
 
 def timing_ahead(row: RepeatingTask) -> Timing:
     """The same, from its next run on. What is due ONCE is due then, wherever somebody has moved it."""
-    # Without a start it has a next run by hand, after its end has passed.
-    timing = timing_of(row, start=None if row.kind == Kind.ONCE else row.end or row.next_run)
+    # Without a start it was given a next run by hand, after its end had passed.
+    timing = timing_of(row, start=row.end or row.next_run)
     return replace(timing, start=row.next_run, end=None) if timing.kind == Kind.ONCE else timing
 
 
@@ -183,7 +184,7 @@ def problems(row: RepeatingTask) -> dict[str, str]:
 
 
 def _check_timing(row: RepeatingTask) -> None:
-    timing_of(row, start=None if row.kind == Kind.ONCE else row.end or ANY_START)
+    timing_of(row, start=row.end or ANY_START)
 
 
 def _is_number(value: object, low: int, high: int) -> bool:

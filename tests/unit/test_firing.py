@@ -241,6 +241,16 @@ def test_a_row_that_somebody_holds_stops_no_heartbeat(state):
         assert len(fire()) == 1
 
 
+@pytest.mark.parametrize("kind", ["CRONTAB", "MINUTES"])
+def test_one_with_an_end_goes_on_until_then(kind):
+    row = due(kind=kind, end=now() + 10 * MINUTE, coalesce=False)
+    fire()
+    row.refresh_from_db()
+    assert now() < row.next_run <= now() + MINUTE
+    assert row.upcoming(50)[-1] <= row.end
+    assert len(row.upcoming(50)) >= 9
+
+
 def test_once_is_once():
     row = RepeatingTask.objects.create(func_name=note.name, kind="ONCE", start=now())
     assert len(fire()) == 1
