@@ -33,8 +33,7 @@ _UNITS = {
 }
 _SIZES = (60, 24, 31, 12, 7, 60)  # of a crontab's fields
 _RANGE = re.compile(r"(\d+)-(\d+)")
-_NAMED_STEPS = re.compile(r"[a-z].*-.*/|-[a-z].*/", re.IGNORECASE)
-_STEPS_IN_RANGE = re.compile(r"\w+-\w+/(\d+)")
+_STEPS = re.compile(r"\*/(\d+)")
 
 _UNKNOWN = (
     cron_descriptor.FormatError,
@@ -139,20 +138,13 @@ def _spelled(fields: tuple[str, ...]) -> list[str]:
 
 
 def _is_wrapped(field: str) -> bool:
-    """Whether a range goes on past the highest value; one with names and a step may."""
-    if _NAMED_STEPS.search(field):
-        return True
+    """Whether a range goes on past the highest value."""
     return any(int(first) >= int(last) for first, last in _RANGE.findall(field))
 
 
 def _is_uneven(field: str, found: list[Any], size: int) -> bool:
-    """Whether a step of it says another distance than there is, once round."""
+    """Whether its step is not the distance from each of its values to the next, once round."""
     if "/" not in field or found == ["l"]:
         return False
-    if "," in field:
-        return True
-    following = [*found[1:], found[0] + size]
-    gaps = {later - value for value, later in zip(found, following, strict=True)}
-    if within := _STEPS_IN_RANGE.fullmatch(field):  # that it is one, is said
-        return len(found) == 1 or min(gaps) < int(within[1])
-    return len(found) == 1 or len(gaps) > 1
+    whole = _STEPS.fullmatch(field)
+    return whole is None or len(found) * int(whole[1]) != size or len(found) == 1

@@ -26,7 +26,7 @@ START = datetime(2026, 11, 27, 8, tzinfo=UTC)
         ({"crontab": "*/45 * * * *"}, "At 0 and 45 minutes past the hour"),
         ({"crontab": "5/25 * * * *"}, "At 5, 30, and 55 minutes past the hour"),
         ({"crontab": "0 */5 * * *"}, "At 00:00, 05:00, 10:00, 15:00 and 20:00"),
-        ({"crontab": "0 9-17/2 * * *"}, "Every 2 hours, between 09:00 and 17:59"),
+        ({"crontab": "0 9-17/2 * * *"}, "At 09:00, 11:00, 13:00, 15:00 and 17:00"),
         ({"crontab": "0 0 */10 * *"}, "At 00:00, on day 1, 11, 21, and 31 of the month"),
         ({"crontab": "0 0 l * *"}, "At 00:00, on the last day of the month"),
         ({"crontab": "0 0 15w * *"}, "At 00:00, on the weekday nearest day 15 of the month"),
