@@ -24,9 +24,9 @@ _SMALL = 32767  # what a SmallIntegerField holds
 # Counted from now, it ends in a year that every database and Python know: a row with a later one
 # can't be read, and stops whoever looks at it.
 LONGEST = timedelta(days=36525)
-# Of moments, for the same reason: there are time zones, and a year can be added.
-FIRST_YEAR, LAST_YEAR = 1900, 9000
 TOO_LONG = f"at most {LONGEST.days} days (100 years); None where it may be for ever"
+# What every database and Python know in every time zone, with room for what is counted from it.
+FIRST_YEAR, LAST_YEAR = 1900, 9000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,10 +182,8 @@ def _cleaned(row: RepeatingTask, name: str, value: Any) -> Any:
     if name == "result_ttl":  # a number of seconds, too, as @task has it
         return _duration(value)
     column = known[name]
-    if column.blank and (value is None or value == ""):
-        is_text = value == "" and isinstance(column, models.CharField)
-        empty = None if column.null else column.get_default()
-        return value if is_text else empty
+    if column.blank and (value is None or (value == "" and column.null)):
+        return None if column.null else column.get_default()
     try:
         found = column.clean(value, row)
     except ValidationError as error:

@@ -49,6 +49,8 @@ _DECISIVE = (
 REST = 60.0  # seconds that one which failed for an unknown reason is left alone by this process
 HELD = 0.05  # seconds until what others hold, or have just fired, is looked at again
 
+TELL = 60.0  # seconds between two warnings of what is overdue and not known here
+
 _resting: dict[int, float] = {}
 _told_until = 0.0
 
@@ -87,7 +89,7 @@ def _tell_of_unknown() -> None:
     global _told_until
     if time.monotonic() < _told_until:
         return
-    _told_until = time.monotonic() + REST
+    _told_until = time.monotonic() + TELL
     unknown = repeating.rows().filter(enabled=True).exclude(func_name__in=registry.names())
     late = unknown.filter(next_run__lte=database.later(Now(), -MISSED)).order_by("next_run")
     if found := list(late.values_list("func_name", flat=True)[:PAGE]):

@@ -38,7 +38,6 @@ UNSET: Final[Any] = _Unset()
 _OF_FUNCTION = ("name", "aliases", "atomic", "repeat", "timezone")
 # Belong to one call, and so to using() alone.
 _OF_CALL = ("run_after",)
-# What every database and Python know in every time zone, with room for what is counted from it.
 
 
 class ContainerOptions(TypedDict, total=False):

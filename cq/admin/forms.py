@@ -16,7 +16,7 @@ from cq import database, registry, repeating
 from cq.exceptions import InvalidSchedule, NotSerializable
 from cq.models import RepeatingTask
 from cq.payload import Decoder, Encoder, normalise
-from cq.slots import MOST, CatchUp, Kind, check_moment, zone_names
+from cq.slots import INTERVALS, MOST, CatchUp, Kind, check_moment, zone_names
 
 if TYPE_CHECKING:
     Form = forms.ModelForm[RepeatingTask]
@@ -95,7 +95,7 @@ def applies(name: str, kind: object, catch_up: object, *, coalesce: bool) -> boo
     if name == "crontab":
         return kind == Kind.CRONTAB
     if name == "every":
-        return kind not in (Kind.CRONTAB, Kind.ONCE)
+        return kind in INTERVALS
     if name == "coalesce_by":
         return coalesce
     return name != "catch_up_limit" or catch_up == CatchUp.ALL

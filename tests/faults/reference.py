@@ -50,8 +50,8 @@ class Reference:
             self.problems.append(f"{label}: {what} is {found}, and not {wanted}")
 
     def walk(self, maker, outcomes):
-        for run in runs(maker.node, maker.label, outcomes):
-            run = replace(run, is_last=run.is_last and not self.waits_anew(maker))  # noqa: PLW2901
+        for one in runs(maker.node, maker.label, outcomes):
+            run = replace(one, is_last=one.is_last and not self.waits_anew(maker))
             made = {-1: maker}
             for i, act in run.acts.items():
                 if "on" not in act or made.get(act["on"]) is not None:
